@@ -59,7 +59,13 @@ impl Error {
     /// A new error. The message is lower case, has no full stop, and quotes literals in
     /// backticks.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, place: None, message: message.into(), hint: None, source: None }))
+        Error(Box::new(Inner {
+            kind,
+            place: None,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }))
     }
 
     /// An error about the config, see [`ErrorKind::Config`].
@@ -163,7 +169,10 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        self.0
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
     }
 }
 
@@ -191,6 +200,10 @@ mod tests {
         let cause = std::fs::read(path).unwrap_err();
         let error = Error::io(path, "read the file", cause);
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert!(error.to_string().starts_with("/nowhere/at/all: cannot read the file: "));
+        assert!(
+            error
+                .to_string()
+                .starts_with("/nowhere/at/all: cannot read the file: ")
+        );
     }
 }

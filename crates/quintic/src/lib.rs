@@ -1,5 +1,7 @@
 //! Quintic: an exact and fast engine for the T5 family.
 
 mod error;
+mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
+pub use tensor::{ByteOwner, DType, Tensor};
