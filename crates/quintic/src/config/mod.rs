@@ -21,6 +21,9 @@ use fields::Fields;
 use crate::limits::MAX_JSON_BYTES;
 use crate::{Error, Result};
 
+/// Largest `relative_attention_max_distance` accepted: a table of this length is made.
+const MAX_DISTANCE: usize = 1 << 20;
+
 /// Which architecture class a config names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Family {
@@ -219,6 +222,12 @@ impl T5Config {
                 "found {buckets}, expected at least 4: half of the buckets serve each direction"
             ))
             .at("field `relative_attention_num_buckets`"));
+        }
+        if distance > MAX_DISTANCE {
+            return Err(Error::config(format!(
+                "found {distance}, expected at most {MAX_DISTANCE}"
+            ))
+            .at("field `relative_attention_max_distance`"));
         }
         // The encoder's and the decoder's logarithms both need a range to spread over.
         if distance <= buckets / 2 {

@@ -1,0 +1,223 @@
+//! The eight operations that a backend provides, and nothing else.
+//!
+//! A T5 pass is `embed`, then per layer `rms_norm`, `linear`, `attend`, `linear`,
+//! `rms_norm`, `linear`, `linear`, then a last `rms_norm`; a decoder adds `append_kv`,
+//! `logits` and `choose`; an embedding model adds `pool`. The buffers between them are
+//! opaque: each backend keeps activations in the layout, the element type and the memory
+//! that its next operation reads.
+//!
+//! The residual stream ([`Backend::Stream`]) is f32 in every backend; half precision is
+//! only what flows into a product ([`Backend::Operand`]).
+//!
+//! Shapes in the docs use one alphabet: `tokens` (of all rows of a batch), `rows`,
+//! `d_model`, `n_heads`, `d_kv`, `d_ff`, `vocab`.
+//!
+//! Lengths that disagree are the caller's bug and panic with the numbers: [`crate::model`]
+//! is the only caller, and it has checked files and batches before.
+
+pub mod reference;
+
+use crate::Result;
+use crate::batch::Mask;
+use crate::config::Activation;
+use crate::tensor::Tensor;
+
+/// The matrices that one product multiplies with. A weight is stored `[out, in]`, as in the
+/// checkpoint.
+#[derive(Debug)]
+pub enum Weights {
+    /// Parts stacked along `out`: q, k and v in one product.
+    Stacked(Vec<Tensor>),
+    /// The two halves of a gated feed-forward layer, each `[d_ff, d_model]`. A backend may
+    /// interleave them, so such a product must be used with [`Epilogue::Gate`].
+    Gated {
+        /// `wi_0`, which the activation is applied to.
+        gate: Tensor,
+        /// `wi_1`.
+        up: Tensor,
+    },
+}
+
+/// What a product does with its result before it is stored.
+pub enum Epilogue<'a, B: Backend + ?Sized> {
+    /// Stores it as the operand of a later operation.
+    Store(&'a mut B::Operand),
+    /// Adds it to the residual stream.
+    Add(&'a mut B::Stream),
+    /// Stores `act(result)`.
+    Activate(Activation, &'a mut B::Operand),
+    /// Stores `act(gate) * up`, for [`Weights::Gated`].
+    Gate(Activation, &'a mut B::Operand),
+}
+
+/// Where the keys and values of an attention come from.
+pub enum Keys<'a, B: Backend + ?Sized> {
+    /// The same tokens: `fused` holds q, k and v side by side, `[tokens, 3 * n_heads * d_kv]`.
+    Fused,
+    /// A cache, row by row; the queries stand in the first `n_heads * d_kv` columns.
+    Cache(&'a B::KvCache),
+}
+
+// Derived, `Copy` would ask for `B: Copy`.
+impl<B: Backend + ?Sized> Copy for Keys<'_, B> {}
+
+impl<B: Backend + ?Sized> Clone for Keys<'_, B> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+/// Which of its keys a query sees.
+#[derive(Clone, Copy, Debug)]
+pub enum Visible<'a> {
+    /// As the batch says.
+    Mask(&'a Mask),
+    /// Keys up to the query's own position, counted from the end of the row's cache.
+    Causal,
+}
+
+/// One attention over a packed batch.
+pub struct Attention<'a, B: Backend + ?Sized> {
+    /// Number of heads.
+    pub n_heads: usize,
+    /// Width of a head.
+    pub d_kv: usize,
+    /// Queries (and, if fused, keys and values) of all rows.
+    pub queries: &'a B::Operand,
+    /// Where rows of queries begin, `[rows + 1]`.
+    pub row_starts: &'a [usize],
+    /// Keys and values.
+    pub keys: Keys<'a, B>,
+    /// Relative position bias; cross-attention has none.
+    pub bias: Option<&'a B::Bias>,
+    /// Position of every token within its row, if rows have gaps.
+    pub positions: Option<&'a [u32]>,
+    /// Visible keys.
+    pub visible: Visible<'a>,
+}
+
+/// How `choose` picks tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Choice<'a> {
+    /// The `k` most likely tokens, most likely first; the lower id first among equals.
+    Top(usize),
+    /// One draw from the filtered distribution.
+    Sample {
+        /// Divides the logits; positive.
+        temperature: f32,
+        /// Keeps the `top_k` most likely tokens; 0 keeps all.
+        top_k: usize,
+        /// Keeps the smallest set of most likely tokens whose probability reaches `top_p`.
+        top_p: f32,
+        /// One number in `[0, 1)` a row, by which the draw is made: the caller owns the
+        /// randomness.
+        uniforms: &'a [f32],
+    },
+}
+
+/// A token and its log-probability under the unfiltered distribution.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Chosen {
+    /// Token id.
+    pub id: u32,
+    /// Natural logarithm of its probability.
+    pub log_prob: f32,
+}
+
+/// How the tokens of a row become one vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pool {
+    /// Mean of all tokens.
+    Mean,
+    /// The first token.
+    First,
+    /// The last token.
+    Last,
+}
+
+/// A device and a way to compute on it. See the [module](self) docs.
+pub trait Backend: Send + Sync {
+    /// An embedding table, `[vocab, d_model]`.
+    type Table: Send + Sync;
+    /// RMSNorm gains, `[d_model]`.
+    type Gain: Send + Sync;
+    /// Weights of one product in the layout that `linear` reads.
+    type Matrix: Send + Sync;
+    /// A position-bias table indexed by distance.
+    type Bias: Send + Sync;
+    /// The f32 residual stream, `[tokens, d_model]`.
+    type Stream: Send;
+    /// What flows into a product or an attention, `[tokens, columns]`.
+    type Operand: Send;
+    /// Keys and values of one attention layer, row by row.
+    type KvCache: Send;
+    /// Scores of every token of the vocabulary, `[rows, vocab]`.
+    type Logits: Send;
+
+    /// A name such as `reference`.
+    fn name(&self) -> &'static str;
+
+    /// Prepares an embedding table.
+    ///
+    /// # Errors
+    ///
+    /// The four `prepare_*` methods fail if memory or the device gives out.
+    fn prepare_table(&self, table: Tensor) -> Result<Self::Table>;
+
+    /// Prepares RMSNorm gains.
+    fn prepare_gain(&self, gain: Tensor) -> Result<Self::Gain>;
+
+    /// Prepares the weights of a product.
+    fn prepare_matrix(&self, weights: Weights) -> Result<Self::Matrix>;
+
+    /// Prepares a bias table `[buckets, n_heads]`: `bucket_of` maps `key - query` to its row.
+    fn prepare_bias(&self, table: Tensor, buckets: crate::model::Buckets) -> Result<Self::Bias>;
+
+    /// An operand buffer, contents unspecified.
+    fn operand(&self, tokens: usize, columns: usize) -> Self::Operand;
+
+    /// An empty cache for `rows` rows of one attention layer.
+    fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> Self::KvCache;
+
+    /// Rows of the embedding table: `out[t] = table[ids[t]]`.
+    fn embed(&self, table: &Self::Table, ids: &[u32]) -> Self::Stream;
+
+    /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * gain`, statistics in f32 or wider.
+    fn rms_norm(&self, x: &Self::Stream, gain: &Self::Gain, eps: f64, out: &mut Self::Operand);
+
+    /// `rms_norm` kept in f32: the last one of a stack, whose result leaves the engine.
+    fn rms_norm_last(&self, x: &Self::Stream, gain: &Self::Gain, eps: f64) -> Self::Stream;
+
+    /// `x W^T`, then the epilogue.
+    fn linear(&self, x: &Self::Operand, w: &Self::Matrix, epilogue: Epilogue<'_, Self>);
+
+    /// `softmax(q k^T + bias) v` inside each row, without T5's absent `1/sqrt(d_kv)`; `out` is
+    /// `[tokens, n_heads * d_kv]`. A query that sees no key attends to all keys of its row
+    /// alike, as transformers' eager attention does.
+    fn attend(&self, attention: &Attention<'_, Self>, out: &mut Self::Operand);
+
+    /// Appends to each row of `cache` the keys and values that stand in `kv` from column
+    /// `first_column` on (`n_heads * d_kv` of each), rows as in `row_starts`.
+    fn append_kv(
+        &self,
+        cache: &mut Self::KvCache,
+        kv: &Self::Operand,
+        first_column: usize,
+        row_starts: &[usize],
+    );
+
+    /// `scale * x W^T` over the vocabulary.
+    fn logits(&self, x: &Self::Stream, head: &Self::Matrix, scale: f32) -> Self::Logits;
+
+    /// Picks tokens for each row.
+    fn choose(&self, logits: &Self::Logits, choice: Choice<'_>) -> Vec<Vec<Chosen>>;
+
+    /// One vector a row, `[rows, d_model]`; zeros for an empty row.
+    fn pool(&self, x: &Self::Stream, row_starts: &[usize], pool: Pool) -> Vec<f32>;
+
+    /// A copy of the stream in host memory, `[tokens, d_model]`.
+    fn read_stream(&self, x: &Self::Stream) -> Vec<f32>;
+
+    /// A copy of the logits in host memory, `[rows, vocab]`.
+    fn read_logits(&self, logits: &Self::Logits) -> Vec<f32>;
+}

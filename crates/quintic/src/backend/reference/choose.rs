@@ -1,0 +1,91 @@
+//! Picking tokens from logits.
+
+use super::Rows;
+use crate::backend::{Choice, Chosen};
+
+pub(super) fn choose(logits: &Rows, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
+    (0..logits.rows)
+        .map(|row| {
+            let scores = logits.row(row);
+            match choice {
+                Choice::Top(k) => most_likely(scores, k),
+                Choice::Sample {
+                    temperature,
+                    top_k,
+                    top_p,
+                    uniforms,
+                } => {
+                    vec![draw(scores, temperature, top_k, top_p, uniforms[row])]
+                }
+            }
+        })
+        .collect()
+}
+
+/// `log sum exp` of all scores, by which a score becomes a log-probability.
+fn log_total(scores: &[f32]) -> f64 {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = scores
+        .iter()
+        .map(|&score| f64::from(score - max).exp())
+        .sum();
+    f64::from(max) + total.ln()
+}
+
+/// Ids by falling score, lower id first among equals.
+fn ranked(scores: &[f32]) -> Vec<u32> {
+    let mut ids: Vec<u32> = (0..scores.len() as u32).collect();
+    ids.sort_by(|&a, &b| {
+        scores[b as usize]
+            .total_cmp(&scores[a as usize])
+            .then(a.cmp(&b))
+    });
+    ids
+}
+
+fn most_likely(scores: &[f32], k: usize) -> Vec<Chosen> {
+    let total = log_total(scores);
+    ranked(scores)
+        .into_iter()
+        .take(k)
+        .map(|id| Chosen {
+            id,
+            log_prob: (f64::from(scores[id as usize]) - total) as f32,
+        })
+        .collect()
+}
+
+/// Temperature, then `top_k`, then `top_p`, as transformers orders its filters; the draw
+/// inverts the cumulative distribution at `uniform`.
+fn draw(scores: &[f32], temperature: f32, top_k: usize, top_p: f32, uniform: f32) -> Chosen {
+    let total = log_total(scores);
+    let mut ids = ranked(scores);
+    if top_k > 0 {
+        ids.truncate(top_k);
+    }
+    let best = f64::from(scores[ids[0] as usize]);
+    let mut weights: Vec<f64> = ids
+        .iter()
+        .map(|&id| ((f64::from(scores[id as usize]) - best) / f64::from(temperature)).exp())
+        .collect();
+    let sum: f64 = weights.iter().sum();
+    let mut mass = 0.0;
+    let n_kept = 1 + weights
+        .iter()
+        .take_while(|&&weight| {
+            mass += weight / sum;
+            mass < f64::from(top_p)
+        })
+        .count();
+    weights.truncate(n_kept);
+    let mut left = f64::from(uniform) * weights.iter().sum::<f64>();
+    let at = weights.iter().position(|&weight| {
+        left -= weight;
+        left < 0.0
+    });
+    let id = ids[at.unwrap_or(weights.len() - 1)];
+    Chosen {
+        id,
+        log_prob: (f64::from(scores[id as usize]) - total) as f32,
+    }
+}

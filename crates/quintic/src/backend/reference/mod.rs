@@ -1,0 +1,210 @@
+//! What each operation means, in plain loops.
+//!
+//! This backend is the oracle of every other one, so it is exact rather than fast: sums run
+//! in f64 and are rounded to f32 once, where a buffer is written. Weights stay where the
+//! checkpoint has them (usually a memory map) in their own type and are widened block by
+//! block as a product reads them, so a model needs no memory beyond its file.
+
+mod attention;
+mod choose;
+mod product;
+
+use super::{Attention, Backend, Choice, Chosen, Epilogue, Pool, Weights};
+use crate::Result;
+use crate::model::Buckets;
+use crate::tensor::Tensor;
+
+pub use attention::KvCache;
+
+/// The reference backend. See the [module](self) docs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reference;
+
+/// A row-major f32 matrix: stream, operand and logits alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rows {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub columns: usize,
+    /// The values, `rows * columns`.
+    pub data: Vec<f32>,
+}
+
+impl Rows {
+    /// A matrix of zeros.
+    pub fn zeros(rows: usize, columns: usize) -> Self {
+        Rows {
+            rows,
+            columns,
+            data: vec![0.0; rows * columns],
+        }
+    }
+
+    /// A matrix of given values.
+    ///
+    /// # Panics
+    ///
+    /// If there are not `rows * columns` of them.
+    pub fn new(rows: usize, columns: usize, data: Vec<f32>) -> Self {
+        assert_eq!(data.len(), rows * columns, "[{rows}, {columns}]");
+        Rows {
+            rows,
+            columns,
+            data,
+        }
+    }
+
+    /// Row `row_idx`.
+    pub fn row(&self, row_idx: usize) -> &[f32] {
+        &self.data[row_idx * self.columns..(row_idx + 1) * self.columns]
+    }
+
+    /// Row `row_idx`, to write.
+    pub fn row_mut(&mut self, row_idx: usize) -> &mut [f32] {
+        &mut self.data[row_idx * self.columns..(row_idx + 1) * self.columns]
+    }
+}
+
+/// A bias table and the map from distance to its rows.
+#[derive(Debug)]
+pub struct Bias {
+    table: Vec<f32>,
+    n_heads: usize,
+    buckets: Buckets,
+}
+
+impl Bias {
+    /// Bias of `head` for a key at `key - query = distance`.
+    fn at(&self, head: usize, distance: i64) -> f32 {
+        self.table[self.buckets.of(distance) * self.n_heads + head]
+    }
+}
+
+impl Backend for Reference {
+    type Table = Tensor;
+    type Gain = Vec<f32>;
+    type Matrix = Weights;
+    type Bias = Bias;
+    type Stream = Rows;
+    type Operand = Rows;
+    type KvCache = KvCache;
+    type Logits = Rows;
+
+    fn name(&self) -> &'static str {
+        "reference"
+    }
+
+    fn prepare_table(&self, table: Tensor) -> Result<Tensor> {
+        Ok(table)
+    }
+
+    fn prepare_gain(&self, gain: Tensor) -> Result<Vec<f32>> {
+        Ok(gain.to_f32())
+    }
+
+    fn prepare_matrix(&self, weights: Weights) -> Result<Weights> {
+        Ok(weights)
+    }
+
+    fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Bias> {
+        let n_heads = table.shape()[1];
+        Ok(Bias {
+            table: table.to_f32(),
+            n_heads,
+            buckets,
+        })
+    }
+
+    fn operand(&self, tokens: usize, columns: usize) -> Rows {
+        Rows::zeros(tokens, columns)
+    }
+
+    fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> KvCache {
+        KvCache::new(rows, n_heads * d_kv)
+    }
+
+    fn embed(&self, table: &Tensor, ids: &[u32]) -> Rows {
+        let d_model = table.shape()[1];
+        let mut out = Rows::zeros(ids.len(), d_model);
+        for (token, &id) in ids.iter().enumerate() {
+            table.read_f32(id as usize * d_model, out.row_mut(token));
+        }
+        out
+    }
+
+    fn rms_norm(&self, x: &Rows, gain: &Vec<f32>, eps: f64, out: &mut Rows) {
+        assert_eq!((x.rows, x.columns), (out.rows, out.columns));
+        assert_eq!(x.columns, gain.len());
+        for token in 0..x.rows {
+            let row = x.row(token);
+            let squares: f64 = row
+                .iter()
+                .map(|&value| f64::from(value) * f64::from(value))
+                .sum();
+            let scale = 1.0 / (squares / row.len() as f64 + eps).sqrt();
+            for ((out, &value), &gain) in out.row_mut(token).iter_mut().zip(row).zip(gain) {
+                *out = (f64::from(value) * scale * f64::from(gain)) as f32;
+            }
+        }
+    }
+
+    fn rms_norm_last(&self, x: &Rows, gain: &Vec<f32>, eps: f64) -> Rows {
+        let mut out = Rows::zeros(x.rows, x.columns);
+        self.rms_norm(x, gain, eps, &mut out);
+        out
+    }
+
+    fn linear(&self, x: &Rows, w: &Weights, epilogue: Epilogue<'_, Self>) {
+        product::linear(x, w, epilogue);
+    }
+
+    fn attend(&self, attention: &Attention<'_, Self>, out: &mut Rows) {
+        attention::attend(attention, out);
+    }
+
+    fn append_kv(&self, cache: &mut KvCache, kv: &Rows, first_column: usize, row_starts: &[usize]) {
+        cache.append(kv, first_column, row_starts);
+    }
+
+    fn logits(&self, x: &Rows, head: &Weights, scale: f32) -> Rows {
+        product::logits(x, head, scale)
+    }
+
+    fn choose(&self, logits: &Rows, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
+        choose::choose(logits, choice)
+    }
+
+    fn pool(&self, x: &Rows, row_starts: &[usize], pool: Pool) -> Vec<f32> {
+        let mut out = vec![0.0; (row_starts.len() - 1) * x.columns];
+        for (bounds, out) in row_starts
+            .windows(2)
+            .zip(out.chunks_exact_mut(x.columns.max(1)))
+        {
+            let tokens = match pool {
+                Pool::Mean => bounds[0]..bounds[1],
+                Pool::First => bounds[0]..bounds[1].min(bounds[0] + 1),
+                Pool::Last => bounds[0].max(bounds[1].saturating_sub(1))..bounds[1],
+            };
+            for (column, out) in out.iter_mut().enumerate() {
+                let sum: f64 = tokens
+                    .clone()
+                    .map(|token| f64::from(x.row(token)[column]))
+                    .sum();
+                *out = (sum / tokens.len().max(1) as f64) as f32;
+            }
+        }
+        out
+    }
+
+    fn read_stream(&self, x: &Rows) -> Vec<f32> {
+        x.data.clone()
+    }
+
+    fn read_logits(&self, logits: &Rows) -> Vec<f32> {
+        logits.data.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests;

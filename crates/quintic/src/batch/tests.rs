@@ -1,0 +1,159 @@
+use super::*;
+
+fn padded(ids: &[i64], rows: usize, mask: PaddedMask) -> PaddedBatch {
+    PaddedBatch::new(ids.to_vec(), rows, ids.len() / rows, mask).unwrap()
+}
+
+fn flags(text: &str) -> Vec<bool> {
+    text.bytes()
+        .filter(|b| *b != b' ')
+        .map(|b| b == b'1')
+        .collect()
+}
+
+#[test]
+fn rows_are_laid_end_to_end() {
+    let batch = PackedBatch::from_rows(&[vec![5, 6], vec![], vec![7]], 10).unwrap();
+    assert_eq!(batch.ids(), [5, 6, 7]);
+    assert_eq!(batch.row_starts(), [0, 2, 2, 3]);
+    assert_eq!(
+        (batch.n_rows(), batch.n_tokens(), batch.max_span()),
+        (3, 3, 2)
+    );
+    let error = PackedBatch::from_rows(&[vec![1], vec![2, 10]], 10).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "row 1, token 1: token id 10 is outside the vocabulary, expected 0 to 9"
+    );
+    let empty = PackedBatch::from_rows::<Vec<u32>>(&[], 10).unwrap();
+    assert_eq!(
+        (empty.n_rows(), empty.n_tokens(), empty.max_span()),
+        (0, 0, 0)
+    );
+}
+
+#[test]
+fn dropped_padding_leaves_zeros_and_may_hold_any_id() {
+    let batch = padded(
+        &[3, 4, -100, 5, 99, 99],
+        2,
+        PaddedMask::Keys(flags("110 100")),
+    );
+    let (packed, layout) = batch.pack(PadRows::Zero, 10).unwrap();
+    assert_eq!(packed.ids(), [3, 4, 5]);
+    assert_eq!(packed.row_starts(), [0, 2, 3]);
+    assert_eq!(packed.positions(), None);
+    assert_eq!(packed.mask(), &Mask::Full);
+    assert_eq!(
+        layout.unpack(&[1.0, 2.0, 3.0], 1),
+        [1.0, 2.0, 0.0, 3.0, 0.0, 0.0]
+    );
+    assert!(
+        batch.pack(PadRows::Compute, 10).is_err(),
+        "a computed id must be valid"
+    );
+}
+
+#[test]
+fn left_padding_needs_no_positions_and_holes_do() {
+    let left = padded(&[0, 0, 7, 8], 1, PaddedMask::Keys(flags("0011")));
+    assert_eq!(left.pack(PadRows::Zero, 10).unwrap().0.positions(), None);
+    let holes = padded(&[6, 0, 7, 8], 1, PaddedMask::Keys(flags("1011")));
+    let (packed, layout) = holes.pack(PadRows::Zero, 10).unwrap();
+    assert_eq!(packed.positions(), Some(&[0, 2, 3][..]));
+    assert_eq!(packed.max_span(), 4);
+    assert_eq!(layout.unpack(&[1.0, 2.0, 3.0], 1), [1.0, 0.0, 2.0, 3.0]);
+}
+
+#[test]
+fn computed_padding_keeps_whole_rows() {
+    let batch = padded(&[3, 4, 0, 5, 0, 0], 2, PaddedMask::Keys(flags("110 100")));
+    let (packed, layout) = batch.pack(PadRows::Compute, 10).unwrap();
+    assert_eq!(packed.row_starts(), [0, 3, 6]);
+    assert_eq!(packed.mask(), &Mask::Keys(flags("110 100")));
+    let values: Vec<f32> = (0..6).map(|v| v as f32).collect();
+    assert_eq!(layout.unpack(&values, 1), values);
+}
+
+#[test]
+fn a_fully_masked_row_is_empty() {
+    let batch = padded(&[3, 4, 5, 6], 2, PaddedMask::Keys(flags("00 11")));
+    let (packed, layout) = batch.pack(PadRows::Zero, 10).unwrap();
+    assert_eq!(packed.row_starts(), [0, 0, 2]);
+    assert_eq!(layout.unpack(&[1.0, 2.0], 1), [0.0, 0.0, 1.0, 2.0]);
+}
+
+#[test]
+fn documents_become_rows() {
+    let batch = padded(
+        &[1, 2, 3, 4, 5],
+        1,
+        PaddedMask::Documents(vec![0, 0, 7, 7, -1]),
+    );
+    let (packed, layout) = batch.pack(PadRows::Zero, 10).unwrap();
+    assert_eq!(packed.ids(), [1, 2, 3, 4]);
+    assert_eq!(packed.row_starts(), [0, 2, 4]);
+    assert_eq!(packed.positions(), None);
+    assert_eq!(
+        layout.unpack(&[1.0, 2.0, 3.0, 4.0], 1),
+        [1.0, 2.0, 3.0, 4.0, 0.0]
+    );
+
+    let mixed = padded(&[1, 2, 3], 1, PaddedMask::Documents(vec![4, 1, 4]));
+    let (packed, layout) = mixed.pack(PadRows::Zero, 10).unwrap();
+    assert_eq!(packed.ids(), [2, 1, 3]);
+    assert_eq!(packed.positions(), Some(&[1, 0, 2][..]));
+    assert_eq!(layout.unpack(&[9.0, 1.0, 3.0], 1), [1.0, 9.0, 3.0]);
+
+    let (packed, _) = mixed.pack(PadRows::Compute, 10).unwrap();
+    assert_eq!(packed.mask(), &Mask::Pairs(flags("101 010 101")));
+}
+
+#[test]
+fn a_blind_query_is_computed_for_others_and_reported_as_zero() {
+    // Token 1 sees nothing, token 0 sees it.
+    let batch = padded(&[1, 2], 1, PaddedMask::Pairs(flags("11 00")));
+    let (packed, layout) = batch.pack(PadRows::Zero, 10).unwrap();
+    assert_eq!(packed.n_tokens(), 2);
+    assert_eq!(layout.unpack(&[1.0, 2.0], 1), [1.0, 0.0]);
+    let (_, layout) = batch.pack(PadRows::Compute, 10).unwrap();
+    assert_eq!(layout.unpack(&[1.0, 2.0], 1), [1.0, 2.0]);
+}
+
+#[test]
+fn slices_are_the_rows_they_name() {
+    let batch = padded(&[1, 2, 3, 4, 5, 6], 3, PaddedMask::Keys(flags("11 10 01")));
+    let middle = batch.slice(1..3);
+    assert_eq!(
+        middle,
+        padded(&[3, 4, 5, 6], 2, PaddedMask::Keys(flags("10 01")))
+    );
+}
+
+#[test]
+fn wrong_lengths_are_named() {
+    let error = |mask| {
+        PaddedBatch::new(vec![0; 6], 2, 3, mask)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        error(PaddedMask::Keys(vec![true; 5])),
+        "`attention_mask` has 5 elements, expected [rows, len] with rows = 2, len = 3"
+    );
+    assert!(error(PaddedMask::Pairs(vec![true; 6])).contains("[rows, len, len]"));
+    assert!(error(PaddedMask::Documents(vec![1])).contains("`document_ids` has 1"));
+    assert!(PaddedBatch::new(vec![], usize::MAX, 2, PaddedMask::None).is_err());
+}
+
+#[test]
+fn an_empty_batch_is_refused() {
+    for (rows, len) in [(0, 5), (3, 0), (0, 0), (usize::MAX, 0)] {
+        let error = PaddedBatch::new(vec![], rows, len, PaddedMask::None).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("expected at least one row of one token")
+        );
+    }
+}

@@ -1,0 +1,166 @@
+//! The encoder stack: which operation follows which.
+
+use crate::Result;
+use crate::backend::{Attention, Backend, Epilogue, Keys, Pool, Visible, Weights};
+use crate::batch::PackedBatch;
+use crate::config::T5Config;
+
+use super::weights::{EncoderWeights, LayerWeights};
+use super::{Buckets, TakeTensor};
+
+/// A loaded text encoder on some backend.
+pub struct Encoder<B: Backend> {
+    backend: B,
+    config: T5Config,
+    embedding: B::Table,
+    layers: Vec<Layer<B>>,
+    final_norm: B::Gain,
+}
+
+struct Layer<B: Backend> {
+    attention_norm: B::Gain,
+    qkv: B::Matrix,
+    output: B::Matrix,
+    /// `None`: the last table above serves this layer too.
+    bias: Option<B::Bias>,
+    feed_forward_norm: B::Gain,
+    feed_forward_in: B::Matrix,
+    feed_forward_out: B::Matrix,
+}
+
+/// What an encoder gives back for a batch.
+pub struct Encoded<B: Backend> {
+    /// Hidden states after the last norm, `[tokens, d_model]`.
+    pub last: B::Stream,
+    /// If asked for: the embeddings, then the stream after each layer but the last, each
+    /// `[tokens, d_model]` in host memory. With `last` behind them they are transformers'
+    /// `hidden_states`.
+    pub inner: Vec<Vec<f32>>,
+}
+
+impl<B: Backend> Encoder<B> {
+    /// Takes the encoder's tensors from `source` and prepares them for `backend`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if tensors are missing or do
+    /// not fit the config, and whatever the backend reports.
+    pub fn load(backend: B, config: T5Config, source: &mut dyn TakeTensor) -> Result<Self> {
+        let weights = EncoderWeights::take(source, &config)?;
+        let embedding = backend.prepare_table(weights.embedding)?;
+        let layers = weights
+            .layers
+            .into_iter()
+            .map(|layer| Layer::prepare(&backend, &config, layer))
+            .collect::<Result<_>>()?;
+        let final_norm = backend.prepare_gain(weights.final_norm)?;
+        Ok(Encoder {
+            backend,
+            config,
+            embedding,
+            layers,
+            final_norm,
+        })
+    }
+
+    /// The config that the encoder was loaded with.
+    pub fn config(&self) -> &T5Config {
+        &self.config
+    }
+
+    /// The backend it runs on.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the
+    /// layers.
+    pub fn encode(&self, batch: &PackedBatch, keep_inner: bool) -> Encoded<B> {
+        let (backend, config) = (&self.backend, &self.config);
+        let tokens = batch.n_tokens();
+        let mut x = backend.embed(&self.embedding, batch.ids());
+        let mut normed = backend.operand(tokens, config.d_model);
+        let mut qkv = backend.operand(tokens, 3 * config.inner_dim());
+        let mut heads = backend.operand(tokens, config.inner_dim());
+        let mut hidden = backend.operand(tokens, config.d_ff);
+        let mut inner = Vec::new();
+        let mut bias = None;
+
+        for layer in &self.layers {
+            if keep_inner {
+                inner.push(backend.read_stream(&x));
+            }
+            bias = layer.bias.as_ref().or(bias);
+
+            backend.rms_norm(
+                &x,
+                &layer.attention_norm,
+                config.layer_norm_epsilon,
+                &mut normed,
+            );
+            backend.linear(&normed, &layer.qkv, Epilogue::Store(&mut qkv));
+            let attention = Attention {
+                n_heads: config.num_heads,
+                d_kv: config.d_kv,
+                queries: &qkv,
+                row_starts: batch.row_starts(),
+                keys: Keys::Fused,
+                bias,
+                positions: batch.positions(),
+                visible: Visible::Mask(batch.mask()),
+            };
+            backend.attend(&attention, &mut heads);
+            backend.linear(&heads, &layer.output, Epilogue::Add(&mut x));
+
+            backend.rms_norm(
+                &x,
+                &layer.feed_forward_norm,
+                config.layer_norm_epsilon,
+                &mut normed,
+            );
+            let activation = config.feed_forward.activation;
+            let epilogue = match config.feed_forward.gated {
+                true => Epilogue::Gate(activation, &mut hidden),
+                false => Epilogue::Activate(activation, &mut hidden),
+            };
+            backend.linear(&normed, &layer.feed_forward_in, epilogue);
+            backend.linear(&hidden, &layer.feed_forward_out, Epilogue::Add(&mut x));
+        }
+        let last = backend.rms_norm_last(&x, &self.final_norm, config.layer_norm_epsilon);
+        Encoded { last, inner }
+    }
+
+    /// One vector a row of `batch`, `[rows, d_model]`.
+    pub fn pool(&self, encoded: &Encoded<B>, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
+        self.backend.pool(&encoded.last, batch.row_starts(), pool)
+    }
+}
+
+impl<B: Backend> Layer<B> {
+    fn prepare(backend: &B, config: &T5Config, weights: LayerWeights) -> Result<Self> {
+        let buckets = || {
+            Buckets::bidirectional(
+                config.relative_attention_num_buckets,
+                config.relative_attention_max_distance,
+            )
+        };
+        let mut inputs = weights.feed_forward_in;
+        let inputs = match (inputs.pop(), inputs.pop()) {
+            (Some(up), Some(gate)) => Weights::Gated { gate, up },
+            (only, _) => Weights::Stacked(only.into_iter().collect()),
+        };
+        Ok(Layer {
+            attention_norm: backend.prepare_gain(weights.attention_norm)?,
+            qkv: backend.prepare_matrix(Weights::Stacked(weights.qkv.into()))?,
+            output: backend.prepare_matrix(Weights::Stacked(vec![weights.output]))?,
+            bias: weights
+                .bias
+                .map(|bias| backend.prepare_bias(bias, buckets()))
+                .transpose()?,
+            feed_forward_norm: backend.prepare_gain(weights.feed_forward_norm)?,
+            feed_forward_in: backend.prepare_matrix(inputs)?,
+            feed_forward_out: backend
+                .prepare_matrix(Weights::Stacked(vec![weights.feed_forward_out]))?,
+        })
+    }
+}

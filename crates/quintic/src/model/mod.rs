@@ -1,0 +1,13 @@
+//! The model: config and tensors in, hidden states out.
+//!
+//! This is the last layer that knows a tensor's name and the first that knows nothing of
+//! files or padding. A loaded [`Encoder`] is immutable: share it by reference between
+//! threads.
+
+mod buckets;
+mod encoder;
+mod weights;
+
+pub use buckets::Buckets;
+pub use encoder::{Encoded, Encoder};
+pub use weights::{EncoderWeights, TakeTensor};
