@@ -2,11 +2,15 @@
 
 pub mod backend;
 pub mod batch;
+pub mod checkpoint;
 pub mod config;
 mod error;
 mod limits;
+mod mmap;
 pub mod model;
+pub mod output;
 mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
+pub use mmap::MappedFile;
 pub use tensor::{ByteOwner, DType, Tensor};

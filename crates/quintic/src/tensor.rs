@@ -151,6 +151,13 @@ impl Tensor {
         }
     }
 
+    /// The same bytes under another name.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
     /// Name in the checkpoint.
     pub fn name(&self) -> &str {
         &self.name

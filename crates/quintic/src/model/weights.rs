@@ -1,40 +1,63 @@
 //! Which tensors an encoder is made of: names, shapes, and what may stand in for what.
 
+use crate::checkpoint::TensorSource;
 use crate::config::{Family, T5Config};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 /// Where a model takes its tensors from; a checkpoint, or a map in a test.
 pub trait TakeTensor {
+    /// Whether there is a tensor `name`.
+    fn contains(&self, name: &str) -> bool;
+
+    /// Checks that all of these are there in these shapes, so that one error can name every
+    /// gap.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) naming what is missing or has
+    /// another shape.
+    fn require(&mut self, wanted: &[(String, Vec<usize>)]) -> Result<()>;
+
     /// The tensor `name`, which must have `shape`.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if it is missing, has another
-    /// shape, or cannot be read.
+    /// As [`TakeTensor::require`], and if the tensor cannot be read.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+}
 
-    /// Whether there is a tensor `name`.
-    fn contains(&self, name: &str) -> bool;
+impl TakeTensor for TensorSource<'_> {
+    fn contains(&self, name: &str) -> bool {
+        TensorSource::contains(self, name)
+    }
+
+    fn require(&mut self, wanted: &[(String, Vec<usize>)]) -> Result<()> {
+        TensorSource::require(self, wanted.iter().map(|(name, shape)| (name, shape)))
+    }
+
+    fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        TensorSource::take(self, name, shape)
+    }
 }
 
 /// The tensors of one encoder layer, shapes as in the checkpoint (`[out, in]`).
 #[derive(Debug)]
-pub struct LayerWeights {
+pub struct LayerWeights<T = Tensor> {
     /// Gain of the norm before attention, `[d_model]`.
-    pub attention_norm: Tensor,
+    pub attention_norm: T,
     /// Query, key and value products, each `[n_heads * d_kv, d_model]`.
-    pub qkv: [Tensor; 3],
+    pub qkv: [T; 3],
     /// Output product, `[d_model, n_heads * d_kv]`.
-    pub output: Tensor,
+    pub output: T,
     /// Position bias `[num_buckets, n_heads]`: in layer 0, or in every layer (UMT5).
-    pub bias: Option<Tensor>,
+    pub bias: Option<T>,
     /// Gain of the norm before the feed-forward layer, `[d_model]`.
-    pub feed_forward_norm: Tensor,
+    pub feed_forward_norm: T,
     /// `wi`, or `wi_0` and `wi_1` if gated, each `[d_ff, d_model]`.
-    pub feed_forward_in: Vec<Tensor>,
+    pub feed_forward_in: Vec<T>,
     /// `wo`, `[d_model, d_ff]`.
-    pub feed_forward_out: Tensor,
+    pub feed_forward_out: T,
 }
 
 /// The tensors of an encoder.
@@ -61,44 +84,72 @@ impl EncoderWeights {
     ///
     /// # Errors
     ///
-    /// As [`TakeTensor::take`]; also if the config and the tensors contradict each other on
-    /// the gate or on which layers have a position bias.
+    /// As [`TakeTensor::require`] and [`TakeTensor::take`]; also if the config and the
+    /// tensors contradict each other on the gate or on which layers have a position bias.
     pub fn take(source: &mut dyn TakeTensor, config: &T5Config) -> Result<Self> {
         check_gate(source, config)?;
         let per_layer_bias = per_layer_bias(source, config)?;
-        let name = EMBEDDING_NAMES
+        let embedding = EMBEDDING_NAMES
             .into_iter()
             .find(|name| source.contains(name))
             .unwrap_or(EMBEDDING_NAMES[0]);
-        let embedding = source.take(name, &[config.vocab_size, config.d_model])?;
+        let embedding = (
+            embedding.to_owned(),
+            vec![config.vocab_size, config.d_model],
+        );
+        let final_norm = (
+            "encoder.final_layer_norm.weight".to_owned(),
+            vec![config.d_model],
+        );
+
+        let has_bias = |layer| per_layer_bias || layer == 0;
+        let mut wanted = vec![embedding.clone(), final_norm.clone()];
+        for layer in 0..config.num_layers {
+            LayerWeights::visit(config, layer, has_bias(layer), &mut |name, shape| {
+                wanted.push((name, shape));
+                Ok(())
+            })?;
+        }
+        source.require(&wanted)?;
+
         let layers = (0..config.num_layers)
-            .map(|layer| LayerWeights::take(source, config, layer, per_layer_bias || layer == 0))
+            .map(|layer| {
+                LayerWeights::visit(config, layer, has_bias(layer), &mut |name, shape| {
+                    source.take(&name, &shape)
+                })
+            })
             .collect::<Result<_>>()?;
-        let final_norm = source.take("encoder.final_layer_norm.weight", &[config.d_model])?;
         Ok(EncoderWeights {
-            embedding,
             layers,
-            final_norm,
+            embedding: source.take(&embedding.0, &embedding.1)?,
+            final_norm: source.take(&final_norm.0, &final_norm.1)?,
         })
     }
 
-    /// Whether a tensor that an encoder did not take is expected to be left over: the
-    /// decoder, the head, further copies of the embedding.
-    pub fn may_be_left(name: &str) -> bool {
-        EMBEDDING_NAMES.contains(&name) || name == "lm_head.weight" || name.starts_with("decoder.")
+    /// Whether a tensor that an encoder did not take belongs to the rest of a known model:
+    /// the decoder, the head, further copies of the embedding.
+    pub fn belongs_to_the_rest(name: &str) -> bool {
+        EMBEDDING_NAMES.contains(&name)
+            || name == "lm_head.weight"
+            || name == "spiece_model"
+            || name.starts_with("decoder.")
     }
 }
 
-impl LayerWeights {
-    fn take(
-        source: &mut dyn TakeTensor,
+impl<T> LayerWeights<T> {
+    /// Calls `get` with name and shape of every tensor of a layer, and keeps what it returns.
+    fn visit(
         config: &T5Config,
         layer: usize,
         has_bias: bool,
+        get: &mut dyn FnMut(String, Vec<usize>) -> Result<T>,
     ) -> Result<Self> {
         let (d_model, d_ff, inner) = (config.d_model, config.d_ff, config.inner_dim());
-        let mut take = |part: &str, shape: &[usize]| {
-            source.take(&format!("encoder.block.{layer}.layer.{part}.weight"), shape)
+        let mut get = |part: &str, shape: &[usize]| {
+            get(
+                format!("encoder.block.{layer}.layer.{part}.weight"),
+                shape.to_vec(),
+            )
         };
         let inputs: &[&str] = if config.feed_forward.gated {
             &["wi_0", "wi_1"]
@@ -106,25 +157,25 @@ impl LayerWeights {
             &["wi"]
         };
         Ok(LayerWeights {
-            attention_norm: take("0.layer_norm", &[d_model])?,
+            attention_norm: get("0.layer_norm", &[d_model])?,
             qkv: [
-                take("0.SelfAttention.q", &[inner, d_model])?,
-                take("0.SelfAttention.k", &[inner, d_model])?,
-                take("0.SelfAttention.v", &[inner, d_model])?,
+                get("0.SelfAttention.q", &[inner, d_model])?,
+                get("0.SelfAttention.k", &[inner, d_model])?,
+                get("0.SelfAttention.v", &[inner, d_model])?,
             ],
-            output: take("0.SelfAttention.o", &[d_model, inner])?,
+            output: get("0.SelfAttention.o", &[d_model, inner])?,
             bias: if has_bias {
                 let shape = [config.relative_attention_num_buckets, config.num_heads];
-                Some(take("0.SelfAttention.relative_attention_bias", &shape)?)
+                Some(get("0.SelfAttention.relative_attention_bias", &shape)?)
             } else {
                 None
             },
-            feed_forward_norm: take("1.layer_norm", &[d_model])?,
+            feed_forward_norm: get("1.layer_norm", &[d_model])?,
             feed_forward_in: inputs
                 .iter()
-                .map(|input| take(&format!("1.DenseReluDense.{input}"), &[d_ff, d_model]))
+                .map(|input| get(&format!("1.DenseReluDense.{input}"), &[d_ff, d_model]))
                 .collect::<Result<_>>()?,
-            feed_forward_out: take("1.DenseReluDense.wo", &[d_model, d_ff])?,
+            feed_forward_out: get("1.DenseReluDense.wo", &[d_model, d_ff])?,
         })
     }
 }

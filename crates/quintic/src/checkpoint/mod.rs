@@ -1,0 +1,278 @@
+//! Checkpoints: from a path to named tensors, whatever the layout on disk.
+//!
+//! ```text
+//! hub::resolve     "google/flan-t5-small" -> a folder        (local cache, or download)
+//! Checkpoint::open a folder or file       -> names, entries  (headers only)
+//! TensorSource     names and shapes       -> tensors         (every gap, every left-over)
+//! ```
+//!
+//! What [`Checkpoint::open`] accepts:
+//!
+//! - a model folder: `config.json` and `model.safetensors` or `pytorch_model.bin`, whole or
+//!   in shards with an index, of a variant such as `fp16` or without one. Safetensors win
+//!   where both are there.
+//! - a diffusers pipeline: the text encoder that `model_index.json` says is a T5, with the
+//!   tokenizer of the same number.
+//! - one weight file: an encoder alone, or a checkpoint that holds it among other models,
+//!   under a prefix such as `text_encoders.t5xxl.transformer.`.
+//!
+//! Names are those of transformers, without the prefix. Nothing is chosen silently: a
+//! variant that is not there, two encoders in one file, an index that disagrees with its
+//! shards are errors that say what there is.
+//!
+//! # Memory
+//!
+//! Safetensors files are mapped: a taken [`Tensor`] is a range of the map, and its pages are
+//! read when they are first used. PyTorch files are read tensor by tensor into memory, see
+//! [`PytorchFile`].
+//!
+//! # Trust
+//!
+//! Files are taken as hostile. Lengths are checked against the file before they size
+//! anything, pickles are interpreted and never run, and an index cannot name a file outside
+//! its folder.
+//!
+//! # Sources
+//!
+//! The safetensors format: <https://huggingface.co/docs/safetensors>. Names of files and
+//! variants: transformers' and diffusers' `save_pretrained`. Prefixes: ComfyUI's
+//! `text_encoders.*` checkpoints.
+
+mod entry;
+mod file;
+mod header;
+pub mod hub;
+mod infer;
+mod layout;
+mod pipeline;
+mod prefix;
+mod pytorch;
+mod safetensors;
+mod shards;
+mod source;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+pub use self::entry::Entry;
+pub use self::file::Format;
+pub use self::infer::{InferredShape, infer_shape};
+pub use self::layout::OpenOptions;
+pub use self::pytorch::PytorchFile;
+pub use self::safetensors::{MAX_HEADER_BYTES, SafetensorsFile};
+pub use self::source::TensorSource;
+
+use self::file::WeightFile;
+use self::layout::Layout;
+use self::shards::ShardIndex;
+use crate::{DType, Error, Result, Tensor};
+
+/// Name under which ComfyUI's encoders carry their SentencePiece model.
+const EMBEDDED_TOKENIZER: &str = "spiece_model";
+
+/// The open weights of one model.
+pub struct Checkpoint {
+    layout: Layout,
+    files: Vec<WeightFile>,
+    prefix: String,
+    /// Name without prefix to file and entry, for the names under the prefix.
+    names: BTreeMap<String, (usize, Entry)>,
+}
+
+impl Checkpoint {
+    /// Finds the files of the model at `path` and reads their headers, not their values.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): no such path, no weights, no
+    ///   weights of this variant, a shard that is missing, a pipeline without a T5;
+    /// - [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint): a damaged file, an index
+    ///   that disagrees with its shards, no T5 encoder or several in the file;
+    /// - [`ErrorKind::Config`](crate::ErrorKind::Config): a damaged `model_index.json`;
+    /// - [`ErrorKind::Input`](crate::ErrorKind::Input): options that do not fit the path;
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): another file format;
+    /// - [`ErrorKind::Io`](crate::ErrorKind::Io): a file that cannot be read.
+    pub fn open(path: impl AsRef<Path>, options: &OpenOptions) -> Result<Self> {
+        let layout = layout::find(path.as_ref(), options)?;
+        let files = if layout.is_index {
+            ShardIndex::open(&layout.weights)?.open_shards(layout.format)?
+        } else {
+            vec![WeightFile::open(&layout.weights)?]
+        };
+        let names = all_names(&files).map_err(|error| error.at(layout.weights.display()))?;
+        let prefix = prefix::find(names.keys().map(String::as_str), options.prefix.as_deref())
+            .map_err(|error| error.at(layout.weights.display()))?;
+        let names = strip(names, &prefix);
+        Ok(Checkpoint {
+            layout,
+            files,
+            prefix,
+            names,
+        })
+    }
+
+    /// Names of all tensors under the prefix, without it, sorted.
+    pub fn names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
+    /// Type, shape and size of a tensor. [`Entry::name`] is its name with the prefix.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.names.get(name).map(|(_, entry)| entry)
+    }
+
+    /// All tensors under the prefix by their name without it, sorted.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (&str, &Entry)> {
+        self.names
+            .iter()
+            .map(|(name, (_, entry))| (name.as_str(), entry))
+    }
+
+    /// Whether there is such a tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// The tensor, under its name without the prefix. May be called again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if there is no such tensor
+    /// or its values are damaged; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
+    /// if [`DType`] lacks its element type.
+    pub fn take(&self, name: &str) -> Result<Tensor> {
+        let Some((file, entry)) = self.names.get(name) else {
+            return Err(Error::checkpoint("there is no such tensor")
+                .at(format!("tensor `{}{name}`", self.prefix))
+                .at(self.layout.weights.display()));
+        };
+        let tensor = self.files[*file].take(&entry.name)?;
+        Ok(if self.prefix.is_empty() {
+            tensor
+        } else {
+            tensor.with_name(name)
+        })
+    }
+
+    /// The file that holds the tensor.
+    pub fn file_of(&self, name: &str) -> Option<&Path> {
+        self.names
+            .get(name)
+            .map(|&(file, _)| self.files[file].path())
+    }
+
+    /// How the tensors are stored.
+    pub fn format(&self) -> Format {
+        self.layout.format
+    }
+
+    /// The weight file, or the index of the shards.
+    pub fn path(&self) -> &Path {
+        &self.layout.weights
+    }
+
+    /// Every weight file, in the order of their names.
+    pub fn weight_files(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.files.iter().map(WeightFile::path)
+    }
+
+    /// The model's `config.json`; `None` for a single file, and for a folder without one.
+    pub fn config_path(&self) -> Option<&Path> {
+        self.layout.config.as_deref()
+    }
+
+    /// The folder of the tokenizer's files; `None` for a single file, and for a folder
+    /// without any.
+    pub fn tokenizer_folder(&self) -> Option<&Path> {
+        self.layout.tokenizer.as_deref()
+    }
+
+    /// What was stripped from the names, such as `text_encoders.t5xxl.transformer.`; empty
+    /// for most.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The `__metadata__` of the first safetensors header; empty for PyTorch files.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        let metadata = self.files.first().and_then(WeightFile::metadata);
+        metadata
+            .into_iter()
+            .flatten()
+            .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The SentencePiece model inside the file, as ComfyUI's UMT5 encoders carry it in
+    /// tensor `spiece_model`, under the prefix or a part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if the tensor is no list of
+    /// bytes.
+    pub fn embedded_tokenizer(&self) -> Result<Option<Tensor>> {
+        let mut prefix = self.prefix.as_str();
+        loop {
+            let name = format!("{prefix}{EMBEDDED_TOKENIZER}");
+            if let Some(file) = self.files.iter().find(|file| file.entry(&name).is_some()) {
+                let tensor = file.take(&name)?;
+                return match (tensor.dtype(), tensor.shape()) {
+                    (DType::U8, [_]) => Ok(Some(tensor)),
+                    (dtype, shape) => Err(Error::checkpoint(format!(
+                        "has shape {shape:?} of {dtype}, expected one extent of u8"
+                    ))
+                    .at(format!("tensor `{name}`"))
+                    .at(file.path().display())),
+                };
+            }
+            // `a.b.` -> `a.` -> ``
+            match prefix.trim_end_matches('.').rfind('.') {
+                Some(dot) => prefix = &prefix[..=dot],
+                None if prefix.is_empty() => return Ok(None),
+                None => prefix = "",
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Checkpoint({}, {} tensors)",
+            self.layout,
+            self.names.len()
+        )
+    }
+}
+
+/// Every tensor of every file, under its full name. An index has been checked against its
+/// shards, so a name in two files can only come from the files themselves.
+fn all_names(files: &[WeightFile]) -> Result<BTreeMap<String, (usize, Entry)>> {
+    let mut names = BTreeMap::new();
+    for (file_idx, file) in files.iter().enumerate() {
+        for entry in file.entries() {
+            if names
+                .insert(entry.name.clone(), (file_idx, entry.clone()))
+                .is_some()
+            {
+                return Err(Error::checkpoint("the tensor is in two shards")
+                    .at(format!("tensor `{}`", entry.name)));
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn strip(
+    names: BTreeMap<String, (usize, Entry)>,
+    prefix: &str,
+) -> BTreeMap<String, (usize, Entry)> {
+    if prefix.is_empty() {
+        return names;
+    }
+    names
+        .into_iter()
+        .filter_map(|(name, found)| Some((name.strip_prefix(prefix)?.to_owned(), found)))
+        .collect()
+}
