@@ -9,8 +9,12 @@ mod limits;
 mod mmap;
 pub mod model;
 pub mod output;
+pub mod sentence;
 mod tensor;
+mod text_encoder;
+pub mod tokenizer;
 
 pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
+pub use text_encoder::{BackendKind, HiddenStates, LoadOptions, TextEncoder, config_of};
 pub use tensor::{ByteOwner, DType, Tensor};

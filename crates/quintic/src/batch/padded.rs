@@ -108,6 +108,34 @@ impl PaddedBatch {
         false
     }
 
+    /// All ids, `[rows, len]`.
+    pub fn ids(&self) -> &[i64] {
+        &self.ids
+    }
+
+    /// The mask.
+    pub fn mask(&self) -> &PaddedMask {
+        &self.mask
+    }
+
+    /// Ids of row `row_idx` that a key mask calls real; all of them under other masks. Ids that
+    /// are no token ids are left out.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such row.
+    pub fn real_ids(&self, row_idx: usize) -> Vec<u32> {
+        let slots = row_idx * self.len..(row_idx + 1) * self.len;
+        let real = |slot: usize| match &self.mask {
+            PaddedMask::Keys(keys) => keys[slot],
+            _ => true,
+        };
+        slots
+            .filter(|&slot| real(slot))
+            .filter_map(|slot| u32::try_from(self.ids[slot]).ok())
+            .collect()
+    }
+
     /// A batch of rows `range` alone.
     ///
     /// # Panics

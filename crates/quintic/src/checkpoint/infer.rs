@@ -37,14 +37,14 @@ pub struct InferredShape {
     /// Distance of the last bucket: [`InferredShape::MAX_DISTANCE`], by convention.
     pub max_distance: usize,
     /// Added to the mean square: [`InferredShape::EPS`], by convention.
-    pub eps: f32,
+    pub eps: f64,
 }
 
 impl InferredShape {
     /// `relative_attention_max_distance` of every published T5 encoder.
     pub const MAX_DISTANCE: usize = 128;
     /// `layer_norm_epsilon` of every published T5 encoder.
-    pub const EPS: f32 = 1e-6;
+    pub const EPS: f64 = 1e-6;
 
     /// `feed_forward_proj` as a config would say it: `gated-gelu` or `relu`.
     pub fn feed_forward_proj(&self) -> &'static str {

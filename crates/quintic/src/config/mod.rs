@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 pub use activation::{Activation, FeedForward};
 use fields::Fields;
 
+use crate::checkpoint::InferredShape;
 use crate::limits::MAX_JSON_BYTES;
 use crate::{Error, Result};
 
@@ -163,6 +164,47 @@ impl T5Config {
                 fields::kind(&other)
             ))),
         }
+    }
+
+    /// The config of a single weight file, from the shapes of its tensors. See
+    /// [`InferredShape`] for the three things that shapes do not tell.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if the bias table has too few rows.
+    pub fn from_inferred(shape: &InferredShape) -> Result<Self> {
+        let config = T5Config {
+            family: Some(match shape.has_bias_per_layer {
+                true => Family::Umt5,
+                false => Family::T5,
+            }),
+            vocab_size: shape.vocab_size,
+            d_model: shape.d_model,
+            d_kv: shape.d_kv,
+            d_ff: shape.d_ff,
+            num_layers: shape.n_layers,
+            num_decoder_layers: shape.n_decoder_layers,
+            num_heads: shape.n_heads,
+            relative_attention_num_buckets: shape.n_buckets,
+            relative_attention_max_distance: shape.max_distance,
+            layer_norm_epsilon: shape.eps,
+            feed_forward: match shape.is_gated {
+                true => FeedForward { gated: true, activation: Activation::GeluTanh },
+                false => FeedForward { gated: false, activation: Activation::Relu },
+            },
+            tie_word_embeddings: None,
+            scale_decoder_outputs: None,
+            decoder_start_token_id: Some(0),
+            pad_token_id: Some(0),
+            eos_token_ids: Vec::new(),
+            torch_dtype: None,
+            tokenizer_class: None,
+            architectures: Vec::new(),
+            unused_fields: Vec::new(),
+            warnings: Vec::new(),
+        };
+        config.check()?;
+        Ok(config)
     }
 
     fn from_map(map: Map<String, Value>) -> Result<Self> {

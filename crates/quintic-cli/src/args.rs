@@ -1,0 +1,267 @@
+//! The command line's shape.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use quintic::DType;
+use quintic::backend::Pool;
+use quintic::batch::PadRows;
+
+/// Hidden states of T5-family text encoders.
+#[derive(Debug, Parser)]
+#[command(name = "quintic", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Encode texts or token ids.
+    Encode(Box<EncodeArgs>),
+    /// Say what a model is, what it needs, and what is odd about it.
+    Inspect(InspectArgs),
+    /// Show the tokens of texts.
+    Tokenize(TokenizeArgs),
+    /// Compare the tensors of two safetensors files.
+    Compare(CompareArgs),
+}
+
+/// Which model, and which of its files.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// Model folder, diffusers folder, weight file, or repository id in the local cache.
+    #[arg(long, value_name = "DIR|FILE|ID")]
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+}
+
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct FileArgs {
+    /// Folder inside the model that holds the encoder, such as `text_encoder_2`.
+    #[arg(long)]
+    pub(crate) subfolder: Option<String>,
+    /// Weights of this variant, such as `fp16` for `model.fp16.safetensors`.
+    #[arg(long)]
+    pub(crate) variant: Option<String>,
+    /// What precedes tensor names in a single file; found by itself if not given.
+    #[arg(long)]
+    pub(crate) prefix: Option<String>,
+    /// Branch, tag or commit of a repository id.
+    #[arg(long)]
+    pub(crate) revision: Option<String>,
+    /// Hugging Face cache folder; default as in `huggingface_hub`.
+    #[arg(long)]
+    pub(crate) cache_dir: Option<PathBuf>,
+    /// Fetch the files of a repository id that are not in the cache.
+    #[cfg(feature = "hub")]
+    #[arg(long)]
+    pub(crate) download: bool,
+    /// Tokenizer folder or file (`tokenizer.json`, `spiece.model`), if not the model's own.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) tokenizer: Option<PathBuf>,
+    /// Which tokenizer of the model's folder.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) tokenizer_kind: TokenizerKind,
+}
+
+/// Which tokenizer files to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TokenizerKind {
+    /// As transformers' AutoTokenizer: tokenizer.json if there is one.
+    #[default]
+    Auto,
+    /// tokenizer.json.
+    Fast,
+    /// spiece.model with the flags of tokenizer_config.json.
+    Slow,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(false)
+    .args(["texts", "input", "input_ids"]))]
+pub(crate) struct EncodeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Texts to encode.
+    #[arg(value_name = "TEXT")]
+    pub(crate) texts: Vec<String>,
+    /// File of texts: .txt (one a line), .tsv (with a header), .jsonl; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Column of a .tsv or field of a .jsonl that holds the text.
+    #[arg(long, requires = "input")]
+    pub(crate) column: Option<String>,
+    /// safetensors file with `input_ids` [rows, len] and optionally `attention_mask`
+    /// ([rows, len] or [rows, len, len]) or `document_ids` [rows, len].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input_ids: Option<PathBuf>,
+    /// Output: .safetensors, .npy or .jsonl; `-` is JSON lines on standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    /// Conditioning contract of a pipeline: length, mask, padding, text cleaning.
+    #[arg(long, conflicts_with_all = ["input_ids", "pool", "pad_rows", "store"])]
+    pub(crate) preset: Option<String>,
+    /// Cut texts to this many tokens, end token included.
+    #[arg(long, conflicts_with = "input_ids")]
+    pub(crate) max_length: Option<usize>,
+    /// One vector a text instead of one a token.
+    #[arg(long, value_enum)]
+    pub(crate) pool: Option<PoolArg>,
+    /// Scale pooled vectors to length 1.
+    #[arg(long, requires = "pool")]
+    pub(crate) normalize: bool,
+    /// Also write `hidden_states.0` (embeddings) to `hidden_states.N` (after the last norm).
+    #[arg(long, conflicts_with = "pool")]
+    pub(crate) hidden_states: bool,
+    /// Results at padding: zeros, or computed as Hugging Face does.
+    #[arg(long, value_enum, requires = "input_ids")]
+    pub(crate) pad_rows: Option<PadRowsArg>,
+    /// Layout of texts' results: real tokens laid end to end, or padded to the longest text.
+    #[arg(long, value_enum, conflicts_with = "input_ids")]
+    pub(crate) store: Option<Store>,
+    /// Type that products compute in.
+    #[arg(long, default_value = "f32", value_parser = ["f32"])]
+    pub(crate) dtype: String,
+    /// Type of the written values.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) output_dtype: OutputDType,
+    /// What computes.
+    #[arg(long, default_value = "reference")]
+    pub(crate) backend: String,
+    /// Tokens computed at a time; more need more memory.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_tokens: u32,
+    /// Print a summary as a JSON object on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bar and no notes.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PoolArg {
+    /// Mean of all tokens.
+    Mean,
+    /// First token.
+    First,
+    /// Last token.
+    Last,
+    /// As the model's `modules.json` says: pooling, dense layers, normalisation.
+    Sentence,
+}
+
+impl PoolArg {
+    /// The pooling that is not the model's own.
+    pub(crate) fn plain(self) -> Option<Pool> {
+        match self {
+            PoolArg::Mean => Some(Pool::Mean),
+            PoolArg::First => Some(Pool::First),
+            PoolArg::Last => Some(Pool::Last),
+            PoolArg::Sentence => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PadRowsArg {
+    /// Zeros; padding is not computed.
+    Zero,
+    /// Computed as Hugging Face does.
+    Compute,
+}
+
+impl From<PadRowsArg> for PadRows {
+    fn from(arg: PadRowsArg) -> Self {
+        match arg {
+            PadRowsArg::Zero => PadRows::Zero,
+            PadRowsArg::Compute => PadRows::Compute,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Store {
+    /// Real tokens only, rows laid end to end, with `row_starts`.
+    Real,
+    /// Padded to the longest text, with `attention_mask`.
+    Padded,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputDType {
+    /// 32-bit floats.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 16-bit floats; values beyond their range are an error.
+    F16,
+}
+
+impl From<OutputDType> for DType {
+    fn from(arg: OutputDType) -> Self {
+        match arg {
+            OutputDType::F32 => DType::F32,
+            OutputDType::Bf16 => DType::BF16,
+            OutputDType::F16 => DType::F16,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// Model folder, diffusers folder, weight file, or repository id in the local cache.
+    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    /// Also list every tensor.
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TokenizeArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Texts to split.
+    #[arg(value_name = "TEXT", required_unless_present = "input")]
+    pub(crate) texts: Vec<String>,
+    /// File of texts, as for `encode`.
+    #[arg(long, value_name = "FILE", conflicts_with = "texts")]
+    pub(crate) input: Option<PathBuf>,
+    /// Column of a .tsv or field of a .jsonl that holds the text.
+    #[arg(long, requires = "input")]
+    pub(crate) column: Option<String>,
+    /// Cut to this many tokens, end token included.
+    #[arg(long)]
+    pub(crate) max_length: Option<usize>,
+    /// Add no end token.
+    #[arg(long, conflicts_with = "max_length")]
+    pub(crate) no_special_tokens: bool,
+    /// Print a JSON object a text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// First file.
+    pub(crate) a: PathBuf,
+    /// Second file.
+    pub(crate) b: PathBuf,
+    /// Compare only this tensor.
+    #[arg(long)]
+    pub(crate) tensor: Option<String>,
+    /// Fail (exit code 1) if any absolute difference is above this.
+    #[arg(long, value_name = "X")]
+    pub(crate) max: Option<f64>,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

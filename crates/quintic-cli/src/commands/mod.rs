@@ -1,0 +1,6 @@
+//! One file a subcommand.
+
+pub(crate) mod compare;
+pub(crate) mod encode;
+pub(crate) mod inspect;
+pub(crate) mod tokenize;

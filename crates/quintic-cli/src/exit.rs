@@ -1,0 +1,81 @@
+//! Errors to text and exit codes.
+
+use std::error::Error as _;
+use std::process::ExitCode;
+
+use quintic::{Error, ErrorKind, Result};
+
+/// The exit code of an error; 0 is success and 2 is clap's for a wrong command line.
+pub(crate) fn code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Io => 3,
+        ErrorKind::NotFound => 4,
+        ErrorKind::Config => 5,
+        ErrorKind::Checkpoint => 6,
+        ErrorKind::Tokenizer => 7,
+        ErrorKind::Input => 8,
+        ErrorKind::Unsupported => 9,
+        ErrorKind::Download => 10,
+        _ => 1,
+    }
+}
+
+/// Prints an error with its causes, and turns the result into an exit code.
+pub(crate) fn report(result: Result<()>) -> ExitCode {
+    let Err(error) = result else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("{}", text(&error));
+    ExitCode::from(code(error.kind()))
+}
+
+fn text(error: &Error) -> String {
+    let mut text = String::from("error: ");
+    if let Some(place) = error.place() {
+        text += &format!("{place}: ");
+    }
+    text += error.message();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        // A cause that the message already quotes would only be said twice.
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text += &format!("\n  caused by: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    if let Some(hint) = error.hint_text() {
+        text += &format!("\n\nhint: {hint}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_code_of_its_own() {
+        let mut codes: Vec<u8> = ErrorKind::ALL.into_iter().map(code).collect();
+        assert!(
+            codes.iter().all(|&code| code > 2),
+            "0, 1 and 2 mean something else"
+        );
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), ErrorKind::ALL.len());
+    }
+
+    #[test]
+    fn the_hint_stands_last() {
+        let cause = std::io::Error::other("the disk is on fire");
+        let error = Error::config("broken")
+            .at("config.json")
+            .hint("repair it")
+            .source_error(cause);
+        assert_eq!(
+            text(&error),
+            "error: config.json: broken\n  caused by: the disk is on fire\n\nhint: repair it"
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! The usual way in: a model folder, file or repository id becomes something that turns
+//! token ids into hidden states.
+
+use std::path::{Path, PathBuf};
+
+use crate::backend::reference::Reference;
+use crate::backend::{Backend, Pool};
+use crate::batch::PackedBatch;
+use crate::checkpoint::hub::{self, HubOptions};
+use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
+use crate::config::T5Config;
+use crate::model::{Encoder, EncoderWeights};
+use crate::sentence::SentenceHead;
+use crate::{Error, Result};
+
+/// Which backend computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum BackendKind {
+    /// Plain loops with f64 sums, see [`crate::backend::reference`].
+    #[default]
+    Reference,
+}
+
+impl BackendKind {
+    /// The backend of a name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if this build has none of it.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name {
+            "reference" => Ok(BackendKind::Reference),
+            other => Err(Error::unsupported(format!(
+                "there is no backend `{other}` in this build, expected `reference`"
+            ))),
+        }
+    }
+}
+
+/// Choices that a model's path leaves open.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// Files of a checkpoint: variant, subfolder, prefix of the names.
+    pub files: OpenOptions,
+    /// Revision, cache and download of a repository id.
+    pub hub: HubOptions,
+    /// What computes.
+    pub backend: BackendKind,
+}
+
+/// Hidden states of a packed batch in host memory.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HiddenStates {
+    /// After the last norm, `[tokens, d_model]`.
+    pub last: Vec<f32>,
+    /// If asked for: embeddings and the stream after each layer but the last, each
+    /// `[tokens, d_model]`.
+    pub inner: Vec<Vec<f32>>,
+}
+
+/// An encoder on whatever backend, behind one pointer.
+trait Encode: Send + Sync {
+    fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates;
+    fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32>;
+    fn backend_name(&self) -> &'static str;
+}
+
+impl<B: Backend> Encode for Encoder<B> {
+    fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates {
+        let encoded = self.encode(batch, keep_inner);
+        HiddenStates { last: self.backend().read_stream(&encoded.last), inner: encoded.inner }
+    }
+
+    fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
+        self.pool(&self.encode(batch, false), batch, pool)
+    }
+
+    fn backend_name(&self) -> &'static str {
+        self.backend().name()
+    }
+}
+
+/// A loaded text encoder. Immutable; share it by reference between threads.
+pub struct TextEncoder {
+    encoder: Box<dyn Encode>,
+    config: T5Config,
+    head: Option<SentenceHead>,
+    /// Where the model was found on this machine.
+    path: PathBuf,
+    unused_tensors: Vec<String>,
+}
+
+impl TextEncoder {
+    /// Loads the encoder at `model`: a folder, a weight file or a cached repository id.
+    ///
+    /// Weights stay in the files, memory-mapped in their own type.
+    ///
+    /// # Errors
+    ///
+    /// Of the kind that names the culprit: not found, config, checkpoint, unsupported.
+    pub fn load(model: &str, options: &LoadOptions) -> Result<Self> {
+        let path = hub::resolve(model, &options.hub)?;
+        let checkpoint = Checkpoint::open(&path, &options.files)?;
+        Self::from_checkpoint(&checkpoint, options.backend)
+    }
+
+    /// Loads the encoder of an opened checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextEncoder::load`].
+    pub fn from_checkpoint(checkpoint: &Checkpoint, backend: BackendKind) -> Result<Self> {
+        let config = config_of(checkpoint)?;
+        let head = match checkpoint.config_path().and_then(Path::parent) {
+            Some(folder) => SentenceHead::open(folder, config.d_model)?,
+            None => None,
+        };
+        let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
+        let encoder: Box<dyn Encode> = match backend {
+            BackendKind::Reference => Box::new(
+                Encoder::load(Reference, config.clone(), &mut source)
+                    .map_err(|e| e.at_if_placeless(checkpoint.path().display()))?,
+            ),
+        };
+        // A surplus layer of the encoder means that the config is another model's.
+        let unused = source.finish(|name| !name.starts_with("encoder.block."))?;
+        Ok(TextEncoder { encoder, config, head, path: checkpoint.path().to_owned(), unused_tensors: unused })
+    }
+
+    /// The model's config.
+    pub fn config(&self) -> &T5Config {
+        &self.config
+    }
+
+    /// Pooling, dense layers and normalisation of a sentence-transformers folder.
+    pub fn sentence_head(&self) -> Option<&SentenceHead> {
+        self.head.as_ref()
+    }
+
+    /// Name of the backend that computes.
+    pub fn backend_name(&self) -> &'static str {
+        self.encoder.backend_name()
+    }
+
+    /// The file or folder that was loaded.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Tensors of the checkpoint that are neither the encoder's nor those of the rest of a
+    /// T5 (decoder, output head): worth a warning.
+    pub fn surplus_tensors(&self) -> impl Iterator<Item = &str> {
+        self.unused_tensors
+            .iter()
+            .map(String::as_str)
+            .filter(|name| !EncoderWeights::belongs_to_the_rest(name))
+    }
+
+    /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the
+    /// layers.
+    pub fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates {
+        self.encoder.hidden_states(batch, keep_inner)
+    }
+
+    /// One vector a row, `[rows, d_model]`.
+    pub fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
+        self.encoder.pooled(batch, pool)
+    }
+}
+
+/// The config beside the weights, or what the tensors' shapes say.
+///
+/// # Errors
+///
+/// As [`T5Config::from_file`] and [`infer_shape`].
+pub fn config_of(checkpoint: &Checkpoint) -> Result<T5Config> {
+    match checkpoint.config_path() {
+        Some(path) => T5Config::from_file(path),
+        None => T5Config::from_inferred(&infer_shape(checkpoint)?)
+            .map_err(|e| e.at(checkpoint.path().display())),
+    }
+}
+
+fn shapes_from(checkpoint: &Checkpoint) -> &'static str {
+    match checkpoint.config_path() {
+        Some(_) => "config.json",
+        None => "the shapes of the other tensors",
+    }
+}
