@@ -53,7 +53,8 @@ class Batch:
     def allowed(self) -> np.ndarray | None:
         """Which key each query may read: bool ``[rows, len, len]``, or None for all."""
         if self.document_ids is not None:
-            return self.document_ids[:, :, None] == self.document_ids[:, None, :]
+            same = self.document_ids[:, :, None] == self.document_ids[:, None, :]
+            return same & (self.document_ids >= 0)[:, None, :]
         if self.attention_mask is None:
             return None
         mask = self.attention_mask != 0
@@ -65,7 +66,10 @@ class Batch:
         """Which positions hold a token rather than padding: bool ``[rows, len]``.
 
         A 2-D mask says so itself. In a 3-D mask a real position is one that reads something.
+        Padding belongs to a negative document.
         """
+        if self.document_ids is not None:
+            return self.document_ids >= 0
         if self.attention_mask is None:
             return np.ones(self.input_ids.shape, dtype=bool)
         mask = self.attention_mask != 0
@@ -159,8 +163,8 @@ def _free_form(rows: int, length: int) -> Builder:
     return build
 
 
-def _documents(length: int) -> Builder:
-    """Document ids: in runs, interleaved, in falling order and far apart, all one."""
+def _documents(length: int, padding: bool = False) -> Builder:
+    """Document ids: in runs, interleaved, in falling order and far apart, all one; perhaps with padding."""
 
     def build(rng: np.random.Generator, config: Config) -> Batch:
         ids = _ids(rng, config, 4, length)
@@ -168,6 +172,8 @@ def _documents(length: int) -> Builder:
         interleaved = rng.integers(0, 3, size=length)
         falling = -np.sort(-rng.choice([900_000_000_000, 7, 2], size=length))
         documents = np.stack([runs, interleaved, falling, np.full(length, 5)]).astype(np.int64)
+        if padding:
+            documents[0, -length // 3 :], documents[1, :4], documents[2, 2::7] = -1, -1, -100
         return Batch("documents", "documents", ids, document_ids=documents)
 
     return build
@@ -184,6 +190,7 @@ _BUILDERS: dict[str, Builder] = {
     "packed_3d": _packed(40, (7, 12, 1, 20), (40,), (3, 3, 3)),
     "free_3d": _free_form(3, 37),
     "documents": _documents(48),
+    "documents_padded": _documents(50, padding=True),
 }
 
 _ROWS_OF_LENGTH = {1: 24, 2: 12, 3: 8}
@@ -249,7 +256,7 @@ class Model:
         """Whether the stored feed-forward has two input matrices; ``is_gated_act``, if there, has the last word."""
         if "is_gated_act" in self.config:
             return bool(self.config["is_gated_act"])
-        default = "gated-gelu" if self.is_umt5 else "relu"
+        default = "relu" if self.oracle == "T5EncoderModel" else "gated-gelu"
         return str(self.config.get("feed_forward_proj", default)).startswith("gated")
 
     def batch(self, name: str) -> Batch:
@@ -327,7 +334,7 @@ PUBLISHED: tuple[Model, ...] = (
                batches=(*EVERYDAY, "ragged_long")),
     _published("eleutherai__pile-t5-base_copy", "Pile-T5", batches=(*EVERYDAY, "left", "free_3d")),
     _published("comfyui__t5_pile_config_xl", "Pile-T5", "encoder", stored="f16"),
-    _published("google__byt5-small", "ByT5", batches=(*EVERYDAY, "documents", "ragged_long")),
+    _published("google__byt5-small", "ByT5", batches=(*EVERYDAY, "documents_padded", "ragged_long")),
     _published("comfyui__byt5_config_small_glyph", "ByT5", "encoder", stored="bf16"),
     _published("google__madlad400-3b-mt", "MADLAD", embeddings=DECODER_ONLY, batches=(*EVERYDAY, "left")),
     _published("google__madlad400-10b-mt", "MADLAD", layout="sharded", embeddings=DECODER_ONLY, stored="bf16"),
@@ -397,6 +404,13 @@ SHAPES: tuple[Model, ...] = (
     _shape("gated-silu", feed_forward_proj="gated-silu"),
     _shape("silu", feed_forward_proj="silu"),
     _shape("gelu_new", feed_forward_proj="gelu_new"),
+    _shape("gated-quick_gelu", feed_forward_proj="gated-quick_gelu"),
+    _shape("gated-sigmoid", feed_forward_proj="gated-sigmoid"),
+    _shape("gelu_fast", feed_forward_proj="gelu_fast"),
+    _shape("tanh", feed_forward_proj="tanh"),
+    _shape("linear", feed_forward_proj="linear"),
+    _shape("dense_act_fn-wins", feed_forward_proj="gated-gelu", dense_act_fn="silu", is_gated_act=False),
+    _shape("mt5-no-proj", model_type="mt5", architectures=["MT5EncoderModel"], feed_forward_proj=None),
     _shape("umt5", **_UMT5, batches=(*EVERYDAY, *MASKS[3:])),
     _shape("umt5-relu", **_UMT5, feed_forward_proj="relu"),
     _shape("umt5-no-proj", **_UMT5, feed_forward_proj=None),
@@ -468,7 +482,7 @@ _BUILDERS |= {
     "g_holes": _holes(2, 19),
     "g_packed_3d": _packed(14, (5, 8), (1, 2, 3)),
     "g_free_3d": _free_form(1, 15),
-    "g_documents": _documents(11),
+    "g_documents": _documents(11, padding=True),
     "g_len_1": _unmasked(4, 1),
     "g_len_40": _unmasked(1, 40),
     "g_len_150": _unmasked(1, 150),

@@ -37,6 +37,11 @@ def _gelu_tanh(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
+def _gelu_fast(x: np.ndarray) -> np.ndarray:
+    """The tanh form with the constant written out to ten digits, as transformers has it."""
+    return 0.5 * x * (1 + np.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x)))
+
+
 def _gelu_erf(x: np.ndarray) -> np.ndarray:
     erf = np.array([math.erf(value) for value in (x.ravel() / math.sqrt(2)).tolist()], dtype=x.dtype)
     return 0.5 * x * (1 + erf.reshape(x.shape))
@@ -44,8 +49,13 @@ def _gelu_erf(x: np.ndarray) -> np.ndarray:
 
 ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "relu": lambda x: np.maximum(x, 0),
+    "linear": lambda x: x,
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "silu": lambda x: x / (1 + np.exp(-x)),
+    "quick_gelu": lambda x: x / (1 + np.exp(-1.702 * x)),
     "gelu": _gelu_erf,
+    "gelu_fast": _gelu_fast,
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
 }
@@ -66,7 +76,8 @@ class PlainEncoder:
 
     def _activation_name(self) -> str:
         """``dense_act_fn``, if written, wins over what ``feed_forward_proj`` implies."""
-        proj = self.config.get("feed_forward_proj", "gated-gelu" if self.model.is_umt5 else "relu")
+        default = "relu" if self.model.oracle == "T5EncoderModel" else "gated-gelu"
+        proj = self.config.get("feed_forward_proj", default)
         implied = "gelu_new" if proj == "gated-gelu" else proj.split("-")[-1]
         return self.config.get("dense_act_fn", implied)
 
