@@ -64,10 +64,16 @@ class Quintic:
         return self._encode("--model", model, "--input-ids", source, "--pad-rows", pad_rows, *flags)
 
     def encode_text(self, model: Path, texts: list[str]) -> Outputs:
-        """Runs ``quintic encode --input``, a text a line, rows packed end to end."""
+        """Runs ``quintic encode --input`` on a text a line: rows packed end to end."""
         source = self.scratch / "in.txt"
         source.write_text("".join(f"{text}\n" for text in texts))
         return self._encode("--model", model, "--input", source)
+
+    def embed_column(self, model: Path, texts: list[str]) -> Outputs:
+        """Runs ``quintic encode --input --pool mean`` on the second column of a .tsv file."""
+        source = self.scratch / "in.tsv"
+        source.write_text("Number\tPrompt\n" + "".join(f"{row}\t{text}\n" for row, text in enumerate(texts)))
+        return self._encode("--model", model, "--input", source, "--column", "Prompt", "--pool", "mean")
 
     def tokenize(self, model: Path, texts: list[str]) -> list[dict[str, Any]]:
         """Runs ``quintic tokenize --json``."""

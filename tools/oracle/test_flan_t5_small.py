@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from oracle.cases import REPOSITORY, Batch
 from oracle.compare import FACTOR, Row, assert_accepted, assert_zero, layer_errors, worst
-from oracle.engines import Engine, Quintic
-from oracle.run_reference import Reference
+from oracle.engines import Engine, PadRows, Quintic
+from oracle.run_reference import Expected, Reference
 
 EXPECTED = json.loads((REPOSITORY / "testdata" / "expected" / "flan-t5-small.json").read_text())
 PROMPTS: list[dict[str, Any]] = EXPECTED["cases"]
 TEXTS = [EXPECTED["prefix"] + prompt["text"] for prompt in PROMPTS]
 SLICE_END = 8
+PARTI = REPOSITORY / "testdata" / "prompts" / "PartiPrompts.tsv"
+CAPTIONS = [line.split("\t")[0] for line in PARTI.read_text().splitlines()[1:]]
+SOME_CAPTIONS = sorted(CAPTIONS[::40], key=len)
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +38,26 @@ def flan() -> Path:
     return folder
 
 
-def _padded() -> Batch:
-    width = max(len(prompt["input_ids"]) for prompt in PROMPTS)
-    ids = np.zeros((len(PROMPTS), width), dtype=np.int64)
+@pytest.fixture(scope="module")
+def tokenizer(flan: Path) -> Tokenizer:
+    """The folder's tokenizer, with the truncation and padding that it ships with switched off."""
+    loaded = Tokenizer.from_file(str(flan / "tokenizer.json"))
+    loaded.no_truncation()
+    loaded.no_padding()
+    return loaded
+
+
+def _padded(name: str, rows: list[list[int]]) -> Batch:
+    ids = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
     mask = np.zeros_like(ids)
-    for row, prompt in enumerate(PROMPTS):
-        length = len(prompt["input_ids"])
-        ids[row, :length] = prompt["input_ids"]
-        mask[row, :length] = 1
-    return Batch(f"{len(PROMPTS)} prompts", "2-D", ids, attention_mask=mask)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+        mask[index, : len(row)] = 1
+    return Batch(name, "2-D", ids, attention_mask=mask)
+
+
+def _prompts() -> Batch:
+    return _padded(f"{len(PROMPTS)} prompts", [prompt["input_ids"] for prompt in PROMPTS])
 
 
 def _assert_matches_file(encoded: np.ndarray, prompt: dict[str, Any]) -> None:
@@ -59,37 +74,48 @@ def _assert_matches_file(encoded: np.ndarray, prompt: dict[str, Any]) -> None:
 
 def test_ids_give_the_encodings_in_the_file(engine: Engine, flan: Path) -> None:
     """All prompts in one padded batch."""
-    batch = _padded()
+    batch = _prompts()
     encoded = engine.encode(flan, batch, "zero", hidden_states=False)["last_hidden_state"]
     for row, prompt in enumerate(PROMPTS):
         _assert_matches_file(encoded[row, : len(prompt["input_ids"])], prompt)
 
 
+@dataclass(frozen=True)
+class Live:
+    """A padded batch and transformers' results for it."""
+
+    batch: Batch
+    expected: Expected
+
+
+@pytest.fixture(scope="module")
+def live(flan: Path, tokenizer: Tokenizer) -> dict[str, Live]:
+    """The prompts, and some captions of PartiPrompts."""
+    reference = Reference(flan, "T5EncoderModel")
+    captions = _padded("captions", [tokenizer.encode(text).ids for text in SOME_CAPTIONS])
+    batches = {"prompts": _prompts(), "captions": captions}
+    return {name: Live(batch, reference.run(batch)) for name, batch in batches.items()}
+
+
 @pytest.mark.parametrize("pad_rows", ["zero", "compute"])
-def test_every_layer(pad_rows: str, engine: Engine, flan: Path, live: Callable[[], Any], summary: list[Row]) -> None:
+@pytest.mark.parametrize("name", ["prompts", "captions"])
+def test_every_layer(
+    name: str, pad_rows: PadRows, engine: Engine, flan: Path, live: dict[str, Live], summary: list[Row]
+) -> None:
     """The same rule as for the random models, on weights that mean something."""
-    batch, expected = live()
+    batch = live[name].batch
     outputs = engine.encode(flan, batch, pad_rows)
     where = batch.real() if pad_rows == "zero" else np.ones_like(batch.real())
-    errors = layer_errors(outputs, expected, where)
+    errors = layer_errors(outputs, live[name].expected, where)
     summary.append(Row("FLAN-T5-small", "flan-t5-small", batch.name, batch.contract, pad_rows, worst(errors)))
     assert_zero(outputs, ~where)
     assert_accepted(errors)
 
 
-@pytest.fixture(scope="module")
-def live(flan: Path) -> Callable[[], Any]:
-    """The padded batch and transformers' results for it, computed once."""
-    batch = _padded()
-    expected = Reference(flan, "T5EncoderModel").run(batch)
-    return lambda: (batch, expected)
-
-
-def test_the_file_agrees_with_transformers(live: Callable[[], Any]) -> None:
+def test_the_file_agrees_with_transformers(live: dict[str, Live]) -> None:
     """The kept figures are those of this reference, within the float32 error that they state."""
-    _, expected = live()
     for row, prompt in enumerate(PROMPTS):
-        _assert_matches_file(expected.f64[-1][row, : len(prompt["input_ids"])], prompt)
+        _assert_matches_file(live["prompts"].expected.f64[-1][row, : len(prompt["input_ids"])], prompt)
 
 
 def test_texts_give_the_ids_and_encodings_in_the_file(quintic: Quintic, flan: Path) -> None:
@@ -107,7 +133,7 @@ def test_texts_give_the_ids_and_encodings_in_the_file(quintic: Quintic, flan: Pa
 def test_texts_and_ids_give_the_same_bits(quintic: Quintic, flan: Path) -> None:
     """A text costs nothing but its tokenisation."""
     from_text = quintic.encode_text(flan, TEXTS)
-    from_ids = quintic.encode(flan, _padded(), "zero", hidden_states=False)["last_hidden_state"]
+    from_ids = quintic.encode(flan, _prompts(), "zero", hidden_states=False)["last_hidden_state"]
     for row, (start, end) in enumerate(zip(from_text["row_starts"], from_text["row_starts"][1:], strict=False)):
         assert from_text["last_hidden_state"][start:end].tobytes() == from_ids[row, : end - start].tobytes()
 
@@ -118,3 +144,27 @@ def test_tokenize_prints_the_ids_in_the_file(quintic: Quintic, flan: Path) -> No
     assert [line["ids"] for line in printed] == [prompt["input_ids"] for prompt in PROMPTS]
     assert all(len(line["tokens"]) == len(line["ids"]) for line in printed)
     assert max(len(line["ids"]) for line in printed) > 48
+
+
+def test_captions_have_the_ids_of_the_tokenizers_library(
+    quintic: Quintic, flan: Path, tokenizer: Tokenizer
+) -> None:
+    """All of PartiPrompts."""
+    printed = quintic.tokenize(flan, CAPTIONS)
+    wrong = [
+        (text, line["ids"], tokenizer.encode(text).ids)
+        for text, line in zip(CAPTIONS, printed, strict=True)
+        if line["ids"] != tokenizer.encode(text).ids
+    ]
+    assert not wrong, f"{len(wrong)} of {len(CAPTIONS)} differ, the first: {wrong[0]}"
+
+
+def test_pooled_captions_are_the_means_of_their_tokens(quintic: Quintic, flan: Path, live: dict[str, Live]) -> None:
+    """``--pool mean`` over every token of a row, the end of sequence included, from a .tsv column."""
+    embeddings = quintic.embed_column(flan, SOME_CAPTIONS)["embeddings"]
+    batch, expected = live["captions"].batch, live["captions"].expected
+    for row, real in enumerate(batch.real()):
+        truth = expected.f64[-1][row, real].mean(axis=0)
+        theirs = expected.f32[-1][row, real].mean(axis=0)
+        bound = FACTOR * max(np.abs(theirs - truth).max(), np.spacing(np.float32(np.abs(truth).max())))
+        assert np.abs(embeddings[row] - truth).max() <= bound, SOME_CAPTIONS[row]
