@@ -77,9 +77,13 @@ class FetchError(Exception):
 
 
 def download(folder: Path) -> Path:
-    """Lets pip fetch the wheel and returns its path."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    done = subprocess.run([*command, "--dest", str(folder), PACKAGE], capture_output=True, text=True, check=False)
+    """Lets pip fetch the wheel and returns its path.
+
+    The package states which Pythons its own code supports; only its data is read here.
+    """
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command = [*pip, "--no-deps", "--ignore-requires-python", "--dest", str(folder), PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise FetchError(f"pip could not download {PACKAGE}:\n{done.stderr.strip()}")
     wheels = sorted(folder.glob("*.whl"))

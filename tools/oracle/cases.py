@@ -305,7 +305,8 @@ def _published(
 
 PUBLISHED: tuple[Model, ...] = (
     _published("google-t5__t5-small", "T5 v1.0", dead_cross_bias=True, embeddings=SHARED, batches=EVERYTHING),
-    _published("google-t5__t5-small_first", "T5 v1.0", layout="bin", embeddings=SHARED_AND_ENCODER, dead_cross_bias=True),
+    _published("google-t5__t5-small_first", "T5 v1.0", layout="bin", embeddings=SHARED_AND_ENCODER,
+               dead_cross_bias=True),
     _published("google-t5__t5-base_first", "T5 v1.0", layout="bin"),
     _published("t5-small_finetune_vocab32101", "T5 v1.0"),
     _published("comfyui__t5_config_base", "T5 v1.0", "encoder", stored="f16"),
@@ -377,7 +378,7 @@ def _shape(name: str, *, batches: tuple[str, ...] = EVERYDAY, outliers: bool = F
     return Model(f"shape-{name}", "odd shapes", _plain(**changes), batches=batches, outliers=outliers, stored=stored)
 
 
-_UMT5 = {"model_type": "umt5", "architectures": ["UMT5EncoderModel"]}
+_UMT5: Config = {"model_type": "umt5", "architectures": ["UMT5EncoderModel"]}
 
 SHAPES: tuple[Model, ...] = (
     _shape("one-layer", num_layers=1),

@@ -110,7 +110,7 @@ def draw(model: Model) -> Tensors:
     drawing.embeddings()
     drawing.stack("encoder", config["num_layers"])
     if model.contents == "full":
-        drawing.stack("decoder", config.get("num_decoder_layers", config["num_layers"]))
+        drawing.stack("decoder", config.get("num_decoder_layers") or config["num_layers"])
         if config.get("tie_word_embeddings", True) is False:
             drawing.normal("lm_head.weight", (config["vocab_size"], config["d_model"]), config["d_model"] ** -0.5)
     if model.dead_cross_bias:

@@ -22,6 +22,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import MethodType
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class Expected:
     f32: list[np.ndarray]
 
 
-def _exact_norm(norm: torch.nn.Module, hidden_states: torch.Tensor) -> torch.Tensor:
+def _exact_norm(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     """The norm with its statistics in the type of its input."""
     mean_square = hidden_states.pow(2).mean(-1, keepdim=True)
     return norm.weight * (hidden_states * torch.rsqrt(mean_square + norm.variance_epsilon))
@@ -104,7 +105,7 @@ def hidden_states(encoder: torch.nn.Module, batch: Batch) -> list[np.ndarray]:
     with torch.no_grad():
         output = encoder(
             input_ids=torch.from_numpy(batch.input_ids),
-            attention_mask=mask_argument(batch, encoder.dtype),
+            attention_mask=mask_argument(batch, next(encoder.parameters()).dtype),
             output_hidden_states=True,
         )
     if not torch.equal(output.hidden_states[-1], output.last_hidden_state):

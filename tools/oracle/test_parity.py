@@ -97,6 +97,22 @@ def test_asking_for_hidden_states_changes_nothing(pad_rows: PadRows, engine: Eng
     assert short["last_hidden_state"].tobytes() == outputs["last_hidden_state"].tobytes()
 
 
+@pytest.mark.parametrize("batch_name", ["padded_far", "left", "holes", "empty_row"])
+def test_ids_at_padding_do_not_matter(batch_name: str, engine: Engine, folder_of: FolderOf) -> None:
+    """Whatever stands where the mask is 0, real positions keep their bits."""
+    model = MODELS[0]
+    batch = model.batch(batch_name)
+    ids = np.where(batch.real(), batch.input_ids, (batch.input_ids + 50) % model.config["vocab_size"])
+    other = Batch(batch.name, batch.contract, ids, attention_mask=batch.attention_mask)
+    assert not np.array_equal(ids, batch.input_ids)
+    modes: tuple[PadRows, ...] = ("zero", "compute")
+    for pad_rows in modes:
+        ours, theirs = (engine.encode(folder_of(model), one, pad_rows) for one in (batch, other))
+        for name in ours:
+            for row, real in enumerate(batch.real()):
+                assert ours[name][row, real].tobytes() == theirs[name][row, real].tobytes(), name
+
+
 def test_a_mask_of_ones_is_no_mask(engine: Engine, folder_of: FolderOf) -> None:
     """And so is one document a row: the same bits."""
     model = MODELS[0]

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from oracle.cases import MODELS, REPOSITORY, Model
 from oracle.compare import Row, family_table, write_summary
 from oracle.engines import Engine, Quintic, StandIn
