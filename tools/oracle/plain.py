@@ -69,8 +69,8 @@ class PlainEncoder:
         self.model = Model(folder.name, "", self.config)
         stored = read_tensors(folder)
         names = [name for name in stored if name.startswith("encoder.")]
-        wide = {name: stored[name].double().numpy().astype(dtype) for name in names}
-        self.weights = wide | {"shared.weight": stored_tensor(stored, "shared.weight").double().numpy().astype(dtype)}
+        self.weights = {name: stored[name].double().numpy() for name in names}
+        self.embedding = stored_tensor(stored, "shared.weight").double().numpy().astype(dtype)
         self.dtype = dtype
         self.activation = ACTIVATIONS[self._activation_name()]
 
@@ -88,14 +88,14 @@ class PlainEncoder:
         return (wide / root * self.weights[f"{name}.weight"]).astype(self.dtype)
 
     def _linear(self, x: np.ndarray, name: str) -> np.ndarray:
-        return (x.astype(np.float64) @ self.weights[f"{name}.weight"].T.astype(np.float64)).astype(self.dtype)
+        return (x.astype(np.float64) @ self.weights[f"{name}.weight"].T).astype(self.dtype)
 
     def _bias(self, block: int, length: int) -> np.ndarray:
         """``[heads, len, len]``; T5's blocks all use the first block's table."""
         owner = block if self.model.is_umt5 else 0
         table = self.weights[f"encoder.block.{owner}.layer.0.SelfAttention.relative_attention_bias.weight"]
         distance = self.config.get("relative_attention_max_distance", 128)
-        return table[relative_buckets(length, len(table), distance)].transpose(2, 0, 1)
+        return table[relative_buckets(length, len(table), distance)].transpose(2, 0, 1).astype(self.dtype)
 
     def _attention(self, x: np.ndarray, name: str, bias: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
         """Scores are not scaled; a query that reads nothing reads everything alike."""
@@ -121,7 +121,7 @@ class PlainEncoder:
     def hidden_states(self, batch: Batch) -> list[np.ndarray]:
         """Embeddings, the residual stream after each block but the last, the final norm's output."""
         allowed = batch.allowed()
-        x = self.weights["shared.weight"][batch.input_ids]
+        x = self.embedding[batch.input_ids]
         states = [x]
         for block in range(self.config["num_layers"]):
             layer = f"encoder.block.{block}.layer"
