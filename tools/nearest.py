@@ -42,8 +42,13 @@ class InputError(Exception):
 
 
 def read_captions(path: Path, column: str) -> list[str]:
-    """One caption a line, or a column of a .tsv file without quoting."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    """One caption a line, or a column of a .tsv file without quoting.
+
+    Only a line feed ends a line, as for quintic, so that rows count alike in both.
+    """
+    lines = [line.removesuffix("\r") for line in path.read_bytes().decode("utf-8-sig").split("\n")]
+    if lines[-1] == "":
+        lines.pop()
     if path.suffix != ".tsv":
         return lines
     table = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -123,7 +128,7 @@ def main() -> None:
         captions = read_captions(options.captions, options.column)
         directions = centred_directions(read_embeddings(options.embeddings, len(captions)))
         rows = query_rows(captions, options.query or QUERIES, required=bool(options.query))
-    except (InputError, OSError) as error:
+    except (InputError, OSError, UnicodeDecodeError) as error:
         sys.exit(f"error: {error}")
     print(f"{len(captions)} captions, {directions.shape[1]} numbers each; cosine after subtracting their mean")
     for row in rows:

@@ -32,6 +32,13 @@ def test_every_usual_query_is_a_caption_of_parti_prompts() -> None:
     )
 
 
+def test_only_a_line_feed_ends_a_line(tmp_path: Path) -> None:
+    """Rows have to count as they do in quintic: no other separator, empty lines kept, a mark at the start not."""
+    path = tmp_path / "captions.txt"
+    path.write_bytes("\ufeffone\u2028still one\r\n\n three\x0b\n".encode())
+    assert nearest.read_captions(path, "Prompt") == ["one\u2028still one", "", " three\x0b"]
+
+
 def test_neighbours_are_ranked_and_duplicates_left_out() -> None:
     """The nearest first; neither the caption itself nor its twins, and a twin of a neighbour once."""
     captions = ["a cat", "A  cat", "a kitten", "a car", "a Kitten", "the sea"]

@@ -25,7 +25,7 @@ PROMPTS: list[dict[str, Any]] = EXPECTED["cases"]
 TEXTS = [EXPECTED["prefix"] + prompt["text"] for prompt in PROMPTS]
 SLICE_END = 8
 PARTI = REPOSITORY / "testdata" / "prompts" / "PartiPrompts.tsv"
-CAPTIONS = [line.split("\t")[0] for line in PARTI.read_text().splitlines()[1:]]
+CAPTIONS = [line.split("\t")[0] for line in PARTI.read_text().strip("\n").split("\n")[1:]]
 SOME_CAPTIONS = sorted(CAPTIONS[::40], key=len)
 
 
