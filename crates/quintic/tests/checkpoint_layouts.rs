@@ -1,0 +1,673 @@
+//! Every layout that models are published in, as small files in temporary folders.
+
+mod checkpoint_support;
+
+use checkpoint_support::*;
+use quintic::checkpoint::{
+    Checkpoint, Format, OpenOptions, PytorchFile, SafetensorsFile, TensorSource, infer_shape,
+};
+use quintic::{DType, ErrorKind};
+
+const Q0: &str = "encoder.block.0.layer.0.SelfAttention.q.weight";
+
+fn tiny() -> Vec<u8> {
+    safetensors(&encoder(&Shape::default()), &[])
+}
+
+/// A tiny model whose embedding starts at `mark`, to tell two files apart.
+fn marked(mark: f32) -> Vec<u8> {
+    let mut tensors = encoder(&Shape::default());
+    tensors[0] = ramp("shared.weight", &[VOCAB, D_MODEL], mark);
+    safetensors(&tensors, &[])
+}
+
+fn mark(checkpoint: &Checkpoint) -> f32 {
+    checkpoint.take("shared.weight").unwrap().to_f32()[0]
+}
+
+fn torch_file(name: &str) -> Vec<u8> {
+    std::fs::read(pytorch_file(name)).unwrap()
+}
+
+/// The tiny model in two shards, and an index of this name.
+fn sharded(folder: Folder, index: &str) -> Folder {
+    let mut first = encoder(&Shape::default());
+    let second = first.split_off(4);
+    let mut map = serde_json::Map::new();
+    for (tensors, file) in [
+        (&first, "a-1-of-2.safetensors"),
+        (&second, "a-2-of-2.safetensors"),
+    ] {
+        folder.write(file, safetensors(tensors, &[]));
+        map.extend(
+            tensors
+                .iter()
+                .map(|tensor| (tensor.name.clone(), file.into())),
+        );
+    }
+    let text = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": map}).to_string();
+    folder.with(index, text)
+}
+
+#[test]
+fn a_model_folder() {
+    let folder = Folder::new()
+        .with("config.json", "{}")
+        .with("spiece.model", "")
+        .with("model.safetensors", tiny());
+    let checkpoint = folder.open().unwrap();
+    assert_eq!(checkpoint.format(), Format::Safetensors);
+    assert_eq!(
+        checkpoint.config_path().unwrap(),
+        folder.path().join("config.json")
+    );
+    assert_eq!(checkpoint.tokenizer_folder().unwrap(), folder.path());
+    assert_eq!(checkpoint.prefix(), "");
+    assert_eq!(checkpoint.weight_files().len(), 1);
+    assert!(checkpoint.contains(Q0));
+    assert_eq!(checkpoint.names().len(), encoder(&Shape::default()).len());
+    let entry = checkpoint.entry(Q0).unwrap();
+    assert_eq!(
+        (entry.dtype(), entry.dtype_name()),
+        (Some(DType::F32), "F32")
+    );
+    assert_eq!(entry.n_bytes(), 4 * 6 * 8);
+    let tensor = checkpoint.take(Q0).unwrap();
+    assert_eq!((tensor.name(), tensor.shape()), (Q0, &[6, 8][..]));
+    assert_eq!(tensor.to_f32()[..3], [100.0, 101.0, 102.0]);
+    // A tensor outlives its checkpoint, and can be taken twice.
+    let again = checkpoint.take(Q0).unwrap();
+    drop(checkpoint);
+    assert_eq!(again.bytes(), tensor.bytes());
+}
+
+#[test]
+fn a_folder_without_config_or_tokenizer_says_so() {
+    let checkpoint = Folder::new()
+        .with("model.safetensors", tiny())
+        .open()
+        .unwrap();
+    assert_eq!(
+        (checkpoint.config_path(), checkpoint.tokenizer_folder()),
+        (None, None)
+    );
+}
+
+#[test]
+fn safetensors_win_over_pytorch() {
+    let folder = Folder::new()
+        .with("pytorch_model.bin", torch_file("plain.bin"))
+        .with("model.safetensors", tiny());
+    assert_eq!(folder.open().unwrap().format(), Format::Safetensors);
+}
+
+#[test]
+fn shards_with_an_index() {
+    let folder = sharded(Folder::new(), "model.safetensors.index.json");
+    let checkpoint = folder.open().unwrap();
+    assert_eq!(checkpoint.weight_files().len(), 2);
+    assert_eq!(checkpoint.names().len(), encoder(&Shape::default()).len());
+    for name in checkpoint.names() {
+        assert_eq!(checkpoint.take(name).unwrap().name(), name);
+    }
+    assert_eq!(
+        checkpoint.file_of("shared.weight").unwrap(),
+        folder.path().join("a-1-of-2.safetensors")
+    );
+    // The index by itself is as good as its folder.
+    let by_index = folder.open_file("model.safetensors.index.json").unwrap();
+    assert!(by_index.names().eq(checkpoint.names()));
+}
+
+#[test]
+fn variants_in_every_published_spelling() {
+    let folder = Folder::new()
+        .with("model.safetensors", marked(1.0))
+        .with("model.fp16.safetensors", marked(2.0))
+        .with("pytorch_model.bf16.bin", torch_file("plain.bin"));
+    assert_eq!(mark(&folder.open().unwrap()), 1.0);
+    assert_eq!(mark(&folder.open_variant("fp16").unwrap()), 2.0);
+    assert_eq!(
+        folder.open_variant("bf16").unwrap().format(),
+        Format::Pytorch
+    );
+    for index in [
+        "model.safetensors.index.fp16.json",
+        "model.fp16.safetensors.index.json",
+    ] {
+        let folder = sharded(Folder::new(), index);
+        assert_eq!(
+            folder.open_variant("fp16").unwrap().weight_files().len(),
+            2,
+            "{index}"
+        );
+        assert_eq!(folder.open().unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
+#[test]
+fn a_missing_variant_is_an_error_that_lists_those_there() {
+    let folder = Folder::new()
+        .with("model.safetensors", tiny())
+        .with("model.fp16.safetensors", tiny());
+    let error = folder.open_variant("bf16").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(
+        error.message(),
+        "there are no weights of variant `bf16`, the variants there are: the one without a name, `fp16`"
+    );
+    let folder = Folder::new().with("model.fp16.safetensors", tiny());
+    let error = folder.open().unwrap_err();
+    assert_eq!(
+        error.message(),
+        "there are no weights without a variant, the variants there are: `fp16`"
+    );
+}
+
+#[test]
+fn pytorch_folders_whole_and_sharded() {
+    let folder = Folder::new().with("pytorch_model.bin", torch_file("plain.bin"));
+    let whole = folder.open().unwrap();
+    assert_eq!(whole.format(), Format::Pytorch);
+    assert_eq!(whole.take(Q0).unwrap().to_f32()[..3], [1.0, 1.5, 2.0]);
+    let map: serde_json::Map<_, _> = whole
+        .names()
+        .map(|name| (name.to_owned(), "p-1-of-1.bin".into()))
+        .collect();
+    let folder = Folder::new()
+        .with("p-1-of-1.bin", torch_file("plain.bin"))
+        .with(
+            "pytorch_model.bin.index.json",
+            serde_json::json!({"weight_map": map}).to_string(),
+        );
+    assert!(folder.open().unwrap().names().eq(whole.names()));
+}
+
+fn pipeline(index: &str) -> Folder {
+    Folder::new()
+        .with("model_index.json", index)
+        .with(
+            "text_encoder/config.json",
+            r#"{"architectures": ["CLIPTextModel"]}"#,
+        )
+        .with(
+            "text_encoder_2/config.json",
+            r#"{"architectures": ["T5EncoderModel"]}"#,
+        )
+        .with("text_encoder_2/model.safetensors", tiny())
+        .with("tokenizer/vocab.json", "{}")
+        .with("tokenizer_2/spiece.model", "")
+}
+
+const FLUX: &str = r#"{
+    "_class_name": "FluxPipeline",
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "text_encoder_2": ["transformers", "T5EncoderModel"],
+    "tokenizer_2": ["transformers", "T5TokenizerFast"]
+}"#;
+
+#[test]
+fn a_pipeline() {
+    let folder = pipeline(FLUX);
+    let checkpoint = folder.open().unwrap();
+    assert_eq!(
+        checkpoint.path(),
+        folder.path().join("text_encoder_2/model.safetensors")
+    );
+    assert_eq!(
+        checkpoint.config_path().unwrap(),
+        folder.path().join("text_encoder_2/config.json")
+    );
+    assert_eq!(
+        checkpoint.tokenizer_folder().unwrap(),
+        folder.path().join("tokenizer_2")
+    );
+    // The same by name.
+    let subfolder = Some("text_encoder_2".to_owned());
+    let options = OpenOptions {
+        subfolder,
+        ..OpenOptions::default()
+    };
+    let named = Checkpoint::open(folder.path(), &options).unwrap();
+    assert_eq!(named.path(), checkpoint.path());
+    assert_eq!(named.tokenizer_folder(), checkpoint.tokenizer_folder());
+}
+
+#[test]
+fn a_pipeline_without_its_index_is_found_by_the_configs() {
+    let folder = pipeline(FLUX);
+    std::fs::remove_file(folder.path().join("model_index.json")).unwrap();
+    assert_eq!(
+        folder.open().unwrap().tokenizer_folder().unwrap(),
+        folder.path().join("tokenizer_2")
+    );
+}
+
+#[test]
+fn a_pipeline_without_t5_says_what_it_has() {
+    let folder = pipeline(r#"{"text_encoder": ["transformers", "CLIPTextModel"]}"#);
+    let error = folder.open().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert!(
+        error.message().contains("`text_encoder: CLIPTextModel`"),
+        "{error}"
+    );
+    assert!(error.place().unwrap().ends_with("model_index.json"));
+}
+
+#[test]
+fn subfolders_cannot_leave_the_model() {
+    let folder = pipeline(FLUX);
+    for subfolder in ["..", "../x", "/etc", "a/../../b"] {
+        let options = OpenOptions {
+            subfolder: Some(subfolder.to_owned()),
+            ..OpenOptions::default()
+        };
+        let error = Checkpoint::open(folder.path(), &options).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input, "{error}");
+    }
+    let options = OpenOptions {
+        subfolder: Some("none".to_owned()),
+        ..OpenOptions::default()
+    };
+    let error = Checkpoint::open(folder.path(), &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn single_files_bare_and_under_every_known_prefix() {
+    for prefix in [
+        "",
+        "text_encoders.t5xxl.transformer.",
+        "text_encoders.pile_t5xl.transformer.",
+        "text_encoders.umt5xxl.transformer.",
+        "cond_stage_model.transformer.",
+    ] {
+        let mut tensors = encoder(&Shape {
+            prefix,
+            ..Shape::default()
+        });
+        if !prefix.is_empty() {
+            tensors.push(ramp("model.diffusion_model.x", &[2], 0.0));
+            tensors.push(ramp("text_encoders.clip_l.transformer.y", &[2], 0.0));
+        }
+        let folder = Folder::new().with("one.safetensors", safetensors(&tensors, &[]));
+        let checkpoint = folder.open_file("one.safetensors").unwrap();
+        assert_eq!(checkpoint.prefix(), prefix);
+        assert_eq!(checkpoint.config_path(), None);
+        assert_eq!(checkpoint.names().len(), encoder(&Shape::default()).len());
+        assert_eq!(checkpoint.take(Q0).unwrap().name(), Q0);
+        assert_eq!(
+            checkpoint.entry(Q0).unwrap().name(),
+            format!("{prefix}{Q0}")
+        );
+        assert_eq!(infer_shape(&checkpoint).unwrap().n_layers, 2);
+    }
+}
+
+#[test]
+fn two_encoders_in_one_file_must_be_chosen_between() {
+    let mut tensors = encoder(&Shape {
+        prefix: "a.",
+        ..Shape::default()
+    });
+    tensors.extend(encoder(&Shape {
+        prefix: "b.",
+        n_layers: 1,
+        ..Shape::default()
+    }));
+    let folder = Folder::new().with("two.safetensors", safetensors(&tensors, &[]));
+    let error = folder.open_file("two.safetensors").unwrap_err();
+    assert!(
+        error.message().ends_with("under the prefixes `a.`, `b.`"),
+        "{error}"
+    );
+    let options = OpenOptions {
+        prefix: Some("b.".to_owned()),
+        ..OpenOptions::default()
+    };
+    let chosen = Checkpoint::open(folder.path().join("two.safetensors"), &options).unwrap();
+    assert_eq!(infer_shape(&chosen).unwrap().n_layers, 1);
+}
+
+#[test]
+fn a_single_file_takes_no_variant_or_subfolder() {
+    let folder = Folder::new().with("x.safetensors", tiny());
+    let path = folder.path().join("x.safetensors");
+    for options in [
+        OpenOptions {
+            variant: Some("fp16".into()),
+            ..OpenOptions::default()
+        },
+        OpenOptions {
+            subfolder: Some("a".into()),
+            ..OpenOptions::default()
+        },
+    ] {
+        assert_eq!(
+            Checkpoint::open(&path, &options).unwrap_err().kind(),
+            ErrorKind::Input
+        );
+    }
+    assert_eq!(
+        folder
+            .with("x.gguf", "GGUF")
+            .open_file("x.gguf")
+            .unwrap_err()
+            .kind(),
+        ErrorKind::Unsupported
+    );
+}
+
+#[test]
+fn shapes_are_inferred_from_the_tensors() {
+    let open = |shape: &Shape| {
+        let folder = Folder::new().with("x.safetensors", safetensors(&encoder(shape), &[]));
+        infer_shape(&folder.open_file("x.safetensors").unwrap())
+    };
+    let umt5 = open(&Shape {
+        bias_per_layer: true,
+        ..Shape::default()
+    })
+    .unwrap();
+    assert_eq!((umt5.d_model, umt5.d_kv, umt5.d_ff), (D_MODEL, D_KV, D_FF));
+    assert_eq!(
+        (umt5.n_heads, umt5.n_buckets, umt5.vocab_size),
+        (HEADS, BUCKETS, VOCAB)
+    );
+    assert_eq!((umt5.n_layers, umt5.n_decoder_layers), (2, 0));
+    assert!(umt5.has_bias_per_layer && umt5.is_gated && !umt5.has_lm_head);
+    assert_eq!(
+        (umt5.feed_forward_proj(), umt5.max_distance),
+        ("gated-gelu", 128)
+    );
+    let embedding = "encoder.embed_tokens.weight";
+    let old = Shape {
+        gated: false,
+        n_decoder_layers: 3,
+        embedding,
+        ..Shape::default()
+    };
+    let old = open(&old).unwrap();
+    assert_eq!((old.feed_forward_proj(), old.n_decoder_layers), ("relu", 3));
+    assert!(!old.has_bias_per_layer);
+    let error = open(&Shape {
+        embedding: "other.weight",
+        ..Shape::default()
+    })
+    .unwrap_err();
+    assert!(error.message().contains("there is no embedding"), "{error}");
+}
+
+#[test]
+fn layers_missing_in_between_are_an_error() {
+    let mut tensors = encoder(&Shape {
+        n_layers: 3,
+        ..Shape::default()
+    });
+    tensors.retain(|tensor| !tensor.name.contains("block.1."));
+    let folder = Folder::new().with("x.safetensors", safetensors(&tensors, &[]));
+    let error = infer_shape(&folder.open_file("x.safetensors").unwrap()).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "`encoder.block.1` is missing, found `encoder.block.2`"
+    );
+}
+
+#[test]
+fn the_embedded_tokenizer_and_the_metadata() {
+    let spiece = |name: &str| Stored {
+        name: name.to_owned(),
+        dtype: "U8",
+        shape: vec![3],
+        bytes: vec![10, 20, 30],
+    };
+    for (prefix, name) in [
+        ("", "spiece_model"),
+        (
+            "text_encoders.umt5xxl.transformer.",
+            "text_encoders.umt5xxl.transformer.spiece_model",
+        ),
+        (
+            "text_encoders.umt5xxl.transformer.",
+            "text_encoders.umt5xxl.spiece_model",
+        ),
+        ("text_encoders.umt5xxl.transformer.", "spiece_model"),
+    ] {
+        let mut tensors = encoder(&Shape {
+            prefix,
+            ..Shape::default()
+        });
+        tensors.push(spiece(name));
+        let bytes = safetensors(&tensors, &[("format", "pt")]);
+        let folder = Folder::new().with("x.safetensors", bytes);
+        let checkpoint = folder.open_file("x.safetensors").unwrap();
+        let found = checkpoint.embedded_tokenizer().unwrap().expect(name);
+        assert_eq!(found.bytes(), [10, 20, 30]);
+        assert!(checkpoint.metadata().eq([("format", "pt")]));
+    }
+    let checkpoint = Folder::new()
+        .with("model.safetensors", tiny())
+        .open()
+        .unwrap();
+    assert!(checkpoint.embedded_tokenizer().unwrap().is_none());
+    let mut tensors = encoder(&Shape::default());
+    tensors.push(ramp("spiece_model", &[3], 0.0));
+    let folder = Folder::new().with("model.safetensors", safetensors(&tensors, &[]));
+    let error = folder.open().unwrap().embedded_tokenizer().unwrap_err();
+    assert_eq!(
+        error.message(),
+        "has shape [3] of f32, expected one extent of u8"
+    );
+}
+
+#[test]
+fn types_that_cannot_be_loaded_are_listed_but_not_taken() {
+    let mut tensors = encoder(&Shape::default());
+    for (name, dtype, bytes) in [
+        ("fp8", "F8_E4M3", 4),
+        ("double", "F64", 32),
+        ("four", "F4", 2),
+    ] {
+        let bytes = vec![0; bytes];
+        tensors.push(Stored {
+            name: name.into(),
+            dtype,
+            shape: vec![4],
+            bytes,
+        });
+    }
+    let folder = Folder::new().with("model.safetensors", safetensors(&tensors, &[]));
+    let checkpoint = folder.open().unwrap();
+    let entry = checkpoint.entry("fp8").unwrap();
+    assert_eq!(
+        (entry.dtype_name(), entry.dtype(), entry.shape()),
+        ("F8_E4M3", None, &[4][..])
+    );
+    let error = checkpoint.take("fp8").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(
+        error
+            .place()
+            .unwrap()
+            .ends_with("model.safetensors: tensor `fp8`"),
+        "{error}"
+    );
+    assert_eq!(
+        error.message(),
+        "element type `F8_E4M3` cannot be loaded, supported are F32, F16, BF16, I64, I32, U8, BOOL"
+    );
+}
+
+#[test]
+fn the_accounts_of_a_source() {
+    let folder = Folder::new().with("model.safetensors", tiny());
+    let checkpoint = folder.open().unwrap();
+    let mut source = TensorSource::new(&checkpoint, "config.json");
+    source.take(Q0, &[6, 8]).unwrap();
+    assert!(
+        source
+            .take_optional("lm_head.weight", &[1])
+            .unwrap()
+            .is_none()
+    );
+    let error = source
+        .take_as("shared.weight", &[9, 8], "[vocab, d_model]")
+        .unwrap_err();
+    assert_eq!(
+        error.message(),
+        "has shape [11, 8], expected [9, 8] = [vocab, d_model] from config.json"
+    );
+    assert!(
+        error
+            .place()
+            .unwrap()
+            .ends_with("model.safetensors: tensor `shared.weight`")
+    );
+    source.take("shared.weight", &[11, 8]).unwrap();
+    let ignored = source.finish(|name| name.starts_with("encoder.")).unwrap();
+    assert_eq!(ignored.len(), encoder(&Shape::default()).len() - 2);
+
+    let source = TensorSource::new(&checkpoint, "config.json");
+    let error = source.finish(|name| !name.contains(".q.")).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "2 tensors have no place in the model that config.json describes: \
+         `encoder.block.0.layer.0.SelfAttention.q.weight`, `encoder.block.1.layer.0.SelfAttention.q.weight`"
+    );
+
+    let mut source = TensorSource::new(&checkpoint, "config.json");
+    let wanted = [
+        ("a", vec![1]),
+        ("shared.weight", vec![11, 8]),
+        ("b", vec![2]),
+    ];
+    let error = source.require(wanted).unwrap_err();
+    assert_eq!(
+        error.message(),
+        "2 of the tensors that config.json implies are missing: `a`, `b`"
+    );
+    let mut source = TensorSource::new(&checkpoint, "config.json");
+    assert!(
+        source
+            .take("a", &[1])
+            .unwrap_err()
+            .place()
+            .unwrap()
+            .ends_with("tensor `a`")
+    );
+    assert!(
+        source.finish(|_| true).is_err(),
+        "a tensor asked for in vain is not forgotten"
+    );
+    let mut source = TensorSource::new(&checkpoint, "config.json");
+    source.require([(Q0, [6, 8])]).unwrap();
+    assert!(source.require([(Q0, [8, 6])]).is_err());
+}
+
+#[test]
+fn files_of_the_reference_writer_are_read() {
+    let values: Vec<u8> = (0u8..24).collect();
+    let view = |dtype, shape: &[usize], n: usize| {
+        safetensors::tensor::TensorView::new(dtype, shape.to_vec(), &values[..n]).unwrap()
+    };
+    let tensors = [
+        ("a", view(safetensors::Dtype::U8, &[3], 3)),
+        ("b", view(safetensors::Dtype::F32, &[2, 3], 24)),
+        ("c", view(safetensors::Dtype::BF16, &[0, 5], 0)),
+        ("d", view(safetensors::Dtype::I64, &[], 8)),
+        ("e", view(safetensors::Dtype::F8_E5M2, &[7], 7)),
+    ];
+    let bytes = safetensors::serialize(tensors.clone(), None).unwrap();
+    let folder = Folder::new();
+    let file = SafetensorsFile::open(&folder.write("x.safetensors", bytes)).unwrap();
+    for (name, tensor) in &tensors {
+        assert_eq!(file.entry(name).unwrap().shape(), tensor.shape());
+        if *name != "e" {
+            assert_eq!(file.take(name).unwrap().bytes(), tensor.data(), "{name}");
+        }
+    }
+}
+
+#[test]
+fn pytorch_zip_and_legacy_files_hold_the_same() {
+    let zip = PytorchFile::open(&pytorch_file("plain.bin")).unwrap();
+    for other in ["legacy.bin", "nested_state_dict.bin", "nested_model.pt"] {
+        let other = PytorchFile::open(&pytorch_file(other)).unwrap();
+        assert_eq!(other.entries(), zip.entries());
+        for entry in zip.entries() {
+            let name = entry.name();
+            assert_eq!(
+                other.take(name).unwrap().bytes(),
+                zip.take(name).unwrap().bytes(),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn pytorch_types_are_kept() {
+    let file = PytorchFile::open(&pytorch_file("dtypes.bin")).unwrap();
+    let ramp = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5];
+    for (name, dtype) in [
+        ("f32", DType::F32),
+        ("f16", DType::F16),
+        ("bf16", DType::BF16),
+    ] {
+        let tensor = file.take(name).unwrap();
+        assert_eq!((tensor.dtype(), tensor.shape()), (dtype, &[2, 3][..]));
+        assert_eq!(tensor.to_f32(), ramp, "{name}");
+    }
+    let bytes = |name: &str| file.take(name).unwrap().bytes().to_vec();
+    assert_eq!(bytes("i64")[..8], (-1i64).to_le_bytes());
+    assert_eq!(bytes("i32")[4..8], 2i32.to_le_bytes());
+    assert_eq!(bytes("u8"), [1, 2, 255]);
+    assert_eq!(bytes("bool"), [1, 0, 1]);
+    assert_eq!(file.take("scalar").unwrap().to_f32(), [1.5]);
+    assert_eq!(file.take("empty").unwrap().shape(), [0, 4]);
+    for (name, dtype) in [("f64", "F64"), ("i8", "I8")] {
+        assert_eq!(file.entry(name).unwrap().dtype_name(), dtype);
+        assert_eq!(file.take(name).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+}
+
+#[test]
+fn pytorch_views_come_out_in_row_major_order() {
+    let file = PytorchFile::open(&pytorch_file("views.bin")).unwrap();
+    let base: Vec<f32> = (0..24).map(|idx| idx as f32 * 0.5).collect();
+    let at = |row: usize, column: usize| base[row * 6 + column];
+    let values = |name: &str| file.take(name).unwrap().to_f32();
+    let grid = |rows: &[usize], columns: &[usize]| -> Vec<f32> {
+        rows.iter()
+            .flat_map(|&row| columns.iter().map(move |&column| at(row, column)))
+            .collect()
+    };
+    assert_eq!(values("base"), base);
+    let transposed: Vec<f32> = (0..6).flat_map(|c| (0..4).map(move |r| at(r, c))).collect();
+    assert_eq!(values("transposed"), transposed);
+    assert_eq!(values("columns"), grid(&[0, 1, 2, 3], &[1, 2]));
+    assert_eq!(
+        values("every_other_row"),
+        grid(&[0, 2], &[0, 1, 2, 3, 4, 5])
+    );
+    assert_eq!(values("row"), grid(&[2], &[0, 1, 2, 3, 4, 5]));
+    assert_eq!(values("expanded"), grid(&[0, 0, 0, 0], &[0, 1, 2]));
+    // [2, 3, 4] permuted to [4, 2, 3]: element [k, i, j] is i * 12 + j * 4 + k.
+    let permuted: Vec<f32> = (0..4)
+        .flat_map(|k| {
+            (0..2).flat_map(move |i| (0..3).map(move |j| (i * 12 + j * 4 + k) as f32 * 0.5))
+        })
+        .collect();
+    assert_eq!(values("permuted"), permuted);
+}
+
+#[test]
+fn pytorch_storages_may_be_shared() {
+    let file = PytorchFile::open(&pytorch_file("shared.bin")).unwrap();
+    let a = file.take("shared.weight").unwrap();
+    let b = file.take("encoder.embed_tokens.weight").unwrap();
+    assert_eq!((a.bytes(), a.shape()), (b.bytes(), &[3, 2][..]));
+    let file = PytorchFile::open(&pytorch_file("parameter.bin")).unwrap();
+    assert_eq!(file.take("w").unwrap().to_f32(), [0.0, 0.5, 1.0, 1.5]);
+}
