@@ -1,6 +1,8 @@
 //! Damaged and hostile weight files: each has an error of its own, none panics, none makes
 //! us allocate what it merely claims.
 
+#![allow(clippy::unwrap_used, reason = "a failing unwrap here is the report")]
+
 mod checkpoint_support;
 
 use checkpoint_support::*;

@@ -133,16 +133,25 @@ fn resolve_id(
 ) -> Result<PathBuf> {
     let offline = is_offline(options, &env);
     let cached = find_cached(id, cache, options);
-    if let Ok(snapshot) = &cached
-        && (offline || (!options.refresh && is_complete(snapshot, options)))
-    {
-        return cached;
-    }
-    if offline {
+    let found = match &cached {
+        Ok(snapshot) => completeness(snapshot, options),
+        Err(_) => Completeness::Nothing,
+    };
+    if offline || (found == Completeness::Everything && !options.refresh) {
         return cached.map_err(|error| with_download_hint(error, id));
     }
     #[cfg(feature = "hub")]
-    return download::download(id, cache, options, &env);
+    return match download::download(id, cache, options, &env) {
+        // Some repositories have no tokenizer, and the network may be down.
+        Err(error)
+            if error.kind() == ErrorKind::Download
+                && found == Completeness::Weights
+                && !options.refresh =>
+        {
+            cached
+        }
+        result => result,
+    };
     #[cfg(not(feature = "hub"))]
     cached.map_err(|error| with_download_hint(error, id))
 }
@@ -240,22 +249,37 @@ fn cached_revisions(repo: &Path) -> String {
     }
 }
 
-/// Whether the snapshot has weights, all shards of them, as the options want them.
-fn is_complete(snapshot: &Path, options: &HubOptions) -> bool {
+/// How much of a model a snapshot holds, as the options want it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Completeness {
+    /// No weights, or not all shards.
+    Nothing,
+    /// Weights, but no config or no tokenizer.
+    Weights,
+    Everything,
+}
+
+fn completeness(snapshot: &Path, options: &HubOptions) -> Completeness {
     let open_options = OpenOptions {
         variant: options.variant.clone(),
         subfolder: options.subfolder.clone(),
         prefix: None,
     };
     let Ok(layout) = layout::find(snapshot, &open_options) else {
-        return false;
+        return Completeness::Nothing;
     };
-    if !layout.is_index {
-        return true;
+    if layout.is_index {
+        let folder = layout.weights.parent().unwrap_or(snapshot);
+        let has_shards = ShardIndex::open(&layout.weights)
+            .is_ok_and(|index| index.shard_names().all(|name| folder.join(name).is_file()));
+        if !has_shards {
+            return Completeness::Nothing;
+        }
     }
-    let folder = layout.weights.parent().unwrap_or(snapshot);
-    ShardIndex::open(&layout.weights)
-        .is_ok_and(|index| index.shard_names().all(|name| folder.join(name).is_file()))
+    match (layout.config, layout.tokenizer) {
+        (Some(_), Some(_)) => Completeness::Everything,
+        _ => Completeness::Weights,
+    }
 }
 
 /// The folder that holds `models--org--name`.
