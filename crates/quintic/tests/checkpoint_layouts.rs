@@ -467,3 +467,36 @@ fn files_of_the_reference_writer_are_read() {
         }
     }
 }
+
+#[test]
+fn a_component_of_a_pipeline_by_its_own_path() {
+    let folder = pipeline(FLUX);
+    let checkpoint = Checkpoint::open(
+        folder.path().join("text_encoder_2"),
+        &OpenOptions::default(),
+    )
+    .unwrap();
+    assert_eq!(
+        checkpoint.tokenizer_folder().unwrap(),
+        folder.path().join("tokenizer_2")
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_pipe_is_refused_rather_than_waited_for() {
+    let folder = Folder::new();
+    let path = folder.path().join("x.safetensors");
+    let made = std::process::Command::new("mkfifo").arg(&path).status();
+    if !made.is_ok_and(|status| status.success()) {
+        return; // no mkfifo, no pipe
+    }
+    assert_eq!(
+        folder.open_file("x.safetensors").unwrap_err().kind(),
+        ErrorKind::Io
+    );
+    assert_eq!(
+        SafetensorsFile::open(&path).unwrap_err().kind(),
+        ErrorKind::Io
+    );
+}

@@ -89,3 +89,14 @@ fn pytorch_storages_may_be_shared() {
     let file = PytorchFile::open(&pytorch_file("parameter.bin")).unwrap();
     assert_eq!(file.take("w").unwrap().to_f32(), [0.0, 0.5, 1.0, 1.5]);
 }
+
+#[test]
+fn a_module_saved_whole_is_its_state_dict() {
+    let file = PytorchFile::open(&pytorch_file("module.pt")).unwrap();
+    let names: Vec<_> = file.entries().iter().map(|entry| entry.name()).collect();
+    assert_eq!(names, ["bias", "weight"]);
+    assert_eq!(
+        file.take("weight").unwrap().to_f32(),
+        [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    );
+}

@@ -168,7 +168,13 @@ fn is_offline(options: &HubOptions, env: &impl Fn(&str) -> Option<OsString>) -> 
 }
 
 fn with_download_hint(error: Error, id: &RepoId) -> Error {
-    error.hint(format!("`hf download {id}` puts it there"))
+    let why = match cfg!(feature = "hub") {
+        true => "downloads are switched off",
+        false => "this build does not download",
+    };
+    error.hint(format!(
+        "{why}; `hf download {id}` puts the model into the cache"
+    ))
 }
 
 /// The snapshot of the revision, complete or not.

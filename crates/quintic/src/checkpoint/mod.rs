@@ -20,6 +20,17 @@
 //! variant that is not there, two encoders in one file, an index that disagrees with its
 //! shards are errors that say what there is.
 //!
+//! ```no_run
+//! use quintic::checkpoint::{Checkpoint, OpenOptions, TensorSource, hub};
+//!
+//! let folder = hub::resolve("google/flan-t5-small", &hub::HubOptions::default())?;
+//! let checkpoint = Checkpoint::open(&folder, &OpenOptions::default())?;
+//! let mut source = TensorSource::new(&checkpoint, "config.json");
+//! let embedding = source.take("shared.weight", &[32128, 512])?;
+//! let left_over = source.finish(|name| name.starts_with("decoder."))?;
+//! # Ok::<(), quintic::Error>(())
+//! ```
+//!
 //! # Memory
 //!
 //! Safetensors files are mapped: a taken [`Tensor`] is a range of the map, and its pages are
@@ -100,7 +111,7 @@ impl Checkpoint {
         } else {
             vec![WeightFile::open(&layout.weights)?]
         };
-        let names = all_names(&files).map_err(|error| error.at(layout.weights.display()))?;
+        let names = all_names(&files);
         let prefix = prefix::find(names.keys().map(String::as_str), options.prefix.as_deref())
             .map_err(|error| error.at(layout.weights.display()))?;
         let names = strip(names, &prefix);
@@ -246,22 +257,16 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
-/// Every tensor of every file, under its full name. An index has been checked against its
-/// shards, so a name in two files can only come from the files themselves.
-fn all_names(files: &[WeightFile]) -> Result<BTreeMap<String, (usize, Entry)>> {
-    let mut names = BTreeMap::new();
-    for (file_idx, file) in files.iter().enumerate() {
-        for entry in file.entries() {
-            if names
-                .insert(entry.name.clone(), (file_idx, entry.clone()))
-                .is_some()
-            {
-                return Err(Error::checkpoint("the tensor is in two shards")
-                    .at(format!("tensor `{}`", entry.name)));
-            }
-        }
-    }
-    Ok(names)
+/// Every tensor of every file, under its full name. No name is in two files: an index gives
+/// each tensor one shard, and a shard that holds others than its own has been refused.
+fn all_names(files: &[WeightFile]) -> BTreeMap<String, (usize, Entry)> {
+    let entries = |(idx, file): (usize, &WeightFile)| -> Vec<_> {
+        file.entries()
+            .iter()
+            .map(|entry| (entry.name.clone(), (idx, entry.clone())))
+            .collect()
+    };
+    files.iter().enumerate().flat_map(entries).collect()
 }
 
 fn strip(
