@@ -16,7 +16,8 @@
 //! - one weight file: an encoder alone, or a checkpoint that holds it among other models,
 //!   under a prefix such as `text_encoders.t5xxl.transformer.`.
 //!
-//! Names are those of transformers, without the prefix. Nothing is chosen silently: a
+//! Names are those of transformers, without the prefix; the names of the encoder that Wan's
+//! repository publishes are turned into them. Nothing is chosen silently: a
 //! variant that is not there, two encoders in one file, an index that disagrees with its
 //! shards are errors that say what there is.
 //!
@@ -61,6 +62,7 @@ mod pytorch;
 mod safetensors;
 mod shards;
 mod source;
+mod wan;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -112,9 +114,16 @@ impl Checkpoint {
             vec![WeightFile::open(&layout.weights)?]
         };
         let names = all_names(&files);
-        let prefix = prefix::find(names.keys().map(String::as_str), options.prefix.as_deref())
-            .map_err(|error| error.at(layout.weights.display()))?;
-        let names = strip(names, &prefix);
+        let (prefix, names) =
+            if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {
+                (String::new(), rename(names))
+            } else {
+                let all = names.keys().map(String::as_str);
+                let prefix = prefix::find(all, options.prefix.as_deref())
+                    .map_err(|error| error.at(layout.weights.display()))?;
+                let names = strip(names, &prefix);
+                (prefix, names)
+            };
         Ok(Checkpoint {
             layout,
             files,
@@ -128,7 +137,7 @@ impl Checkpoint {
         self.names.keys().map(String::as_str)
     }
 
-    /// Type, shape and size of a tensor. [`Entry::name`] is its name with the prefix.
+    /// Type, shape and size of a tensor. [`Entry::name`] is its name in the file.
     pub fn entry(&self, name: &str) -> Option<&Entry> {
         self.names.get(name).map(|(_, entry)| entry)
     }
@@ -159,7 +168,7 @@ impl Checkpoint {
                 .at(self.layout.weights.display()));
         };
         let tensor = self.files[*file].take(&entry.name)?;
-        Ok(if self.prefix.is_empty() {
+        Ok(if entry.name == name {
             tensor
         } else {
             tensor.with_name(name)
@@ -267,6 +276,23 @@ fn all_names(files: &[WeightFile]) -> BTreeMap<String, (usize, Entry)> {
             .collect()
     };
     files.iter().enumerate().flat_map(entries).collect()
+}
+
+/// A name whose new form is taken keeps its old one, so that it is reported as left over
+/// rather than hidden.
+fn rename(names: BTreeMap<String, (usize, Entry)>) -> BTreeMap<String, (usize, Entry)> {
+    let new_name = |name: &String| {
+        let new = wan::transformers_name(name);
+        if names.contains_key(&new) {
+            name.clone()
+        } else {
+            new
+        }
+    };
+    names
+        .iter()
+        .map(|(name, found)| (new_name(name), found.clone()))
+        .collect()
 }
 
 fn strip(
