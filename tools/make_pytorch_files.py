@@ -4,7 +4,8 @@
     python tools/make_pytorch_files.py testdata/pytorch
 
 Values are small integers and halves, exact in every float type, so that the tests can
-state them: `ramp(n)` is 0, 0.5, 1, ...
+state them: `ramp(n)` is 0, 0.5, 1, ... All files come out the same every time but the
+legacy ones, whose storages are named after memory addresses.
 """
 
 import collections
@@ -82,6 +83,9 @@ def main(folder):
     shared = ramp(3, 2)
     save("shared.bin", {"shared.weight": shared, "encoder.embed_tokens.weight": shared})
     save("parameter.bin", {"w": torch.nn.Parameter(ramp(2, 2))})
+    linear = torch.nn.Linear(3, 2)
+    linear.weight.data, linear.bias.data = ramp(2, 3), ramp(2)
+    save("module.pt", linear)
     save("evil.bin", {"w": ramp(2, 2), "config": Evil()})
     save("broadcast.bin", {"w": torch.zeros(1).expand(1 << 20, 512)})
     (folder / "evil_plain.bin").write_bytes(pickle.dumps({"w": Evil()}, protocol=2))

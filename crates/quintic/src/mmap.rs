@@ -30,13 +30,16 @@ impl MappedFile {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if there is no such file, if it is not a
     /// regular file or if the system refuses to map it.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io(path, "open the file", error))?;
-        let metadata = file
-            .metadata()
+        // Asked before opening, which would wait for ever on a pipe that nobody writes to.
+        let metadata = std::fs::metadata(path)
             .map_err(|error| Error::io(path, "read the size of the file", error))?;
         if !metadata.is_file() {
             return Err(Error::new(crate::ErrorKind::Io, "not a regular file").at(path.display()));
         }
+        let file = File::open(path).map_err(|error| Error::io(path, "open the file", error))?;
+        let metadata = file
+            .metadata()
+            .map_err(|error| Error::io(path, "read the size of the file", error))?;
         if metadata.len() == 0 {
             return Ok(MappedFile {
                 path: path.to_path_buf(),

@@ -17,7 +17,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Name in the file, with the file's prefix.
+    /// Name in the file, with its prefix.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -26,7 +26,8 @@ pub struct OpenOptions {
     /// The folder inside `path` that holds the model, such as `text_encoder_2`.
     pub subfolder: Option<String>,
     /// What to strip from the names of the tensors, such as
-    /// `text_encoders.t5xxl.transformer.`. Found by itself if not given.
+    /// `text_encoders.t5xxl.transformer.`. Found by itself if not given. An empty prefix
+    /// opens weights that are no T5, such as the `2_Dense` of a sentence model.
     pub prefix: Option<String>,
 }
 
@@ -46,6 +47,11 @@ pub(super) fn find(path: &Path, options: &OpenOptions) -> Result<Layout> {
     let metadata =
         std::fs::metadata(path).map_err(|error| Error::io(path, "open the model", error))?;
     if !metadata.is_dir() {
+        if !metadata.is_file() {
+            return Err(
+                Error::new(ErrorKind::Io, "neither a folder nor a regular file").at(path.display()),
+            );
+        }
         return single_file(path, options);
     }
     if let Some(subfolder) = &options.subfolder {
@@ -59,7 +65,8 @@ pub(super) fn find(path: &Path, options: &OpenOptions) -> Result<Layout> {
         return model_folder(&folder, tokenizer, options);
     }
     if !pipeline::is_pipeline(path) {
-        return model_folder(path, own_tokenizer(path), options);
+        let tokenizer = own_tokenizer(path).or_else(|| pipeline::tokenizer_beside(path));
+        return model_folder(path, tokenizer, options);
     }
     let encoder = pipeline::find_encoder(path)?;
     model_folder(

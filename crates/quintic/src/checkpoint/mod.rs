@@ -16,9 +16,21 @@
 //! - one weight file: an encoder alone, or a checkpoint that holds it among other models,
 //!   under a prefix such as `text_encoders.t5xxl.transformer.`.
 //!
-//! Names are those of transformers, without the prefix. Nothing is chosen silently: a
+//! Names are those of transformers, without the prefix; the names of the encoder that Wan's
+//! repository publishes are turned into them. Nothing is chosen silently: a
 //! variant that is not there, two encoders in one file, an index that disagrees with its
 //! shards are errors that say what there is.
+//!
+//! ```no_run
+//! use quintic::checkpoint::{Checkpoint, OpenOptions, TensorSource, hub};
+//!
+//! let folder = hub::resolve("google/flan-t5-small", &hub::HubOptions::default())?;
+//! let checkpoint = Checkpoint::open(&folder, &OpenOptions::default())?;
+//! let mut source = TensorSource::new(&checkpoint, "config.json");
+//! let embedding = source.take("shared.weight", &[32128, 512])?;
+//! let left_over = source.finish(|name| name.starts_with("decoder."))?;
+//! # Ok::<(), quintic::Error>(())
+//! ```
 //!
 //! # Memory
 //!
@@ -50,6 +62,7 @@ mod pytorch;
 mod safetensors;
 mod shards;
 mod source;
+mod wan;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -100,10 +113,17 @@ impl Checkpoint {
         } else {
             vec![WeightFile::open(&layout.weights)?]
         };
-        let names = all_names(&files).map_err(|error| error.at(layout.weights.display()))?;
-        let prefix = prefix::find(names.keys().map(String::as_str), options.prefix.as_deref())
-            .map_err(|error| error.at(layout.weights.display()))?;
-        let names = strip(names, &prefix);
+        let names = all_names(&files);
+        let (prefix, names) =
+            if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {
+                (String::new(), rename(names))
+            } else {
+                let all = names.keys().map(String::as_str);
+                let prefix = prefix::find(all, options.prefix.as_deref())
+                    .map_err(|error| error.at(layout.weights.display()))?;
+                let names = strip(names, &prefix);
+                (prefix, names)
+            };
         Ok(Checkpoint {
             layout,
             files,
@@ -117,7 +137,7 @@ impl Checkpoint {
         self.names.keys().map(String::as_str)
     }
 
-    /// Type, shape and size of a tensor. [`Entry::name`] is its name with the prefix.
+    /// Type, shape and size of a tensor. [`Entry::name`] is its name in the file.
     pub fn entry(&self, name: &str) -> Option<&Entry> {
         self.names.get(name).map(|(_, entry)| entry)
     }
@@ -148,7 +168,7 @@ impl Checkpoint {
                 .at(self.layout.weights.display()));
         };
         let tensor = self.files[*file].take(&entry.name)?;
-        Ok(if self.prefix.is_empty() {
+        Ok(if entry.name == name {
             tensor
         } else {
             tensor.with_name(name)
@@ -246,22 +266,33 @@ impl fmt::Debug for Checkpoint {
     }
 }
 
-/// Every tensor of every file, under its full name. An index has been checked against its
-/// shards, so a name in two files can only come from the files themselves.
-fn all_names(files: &[WeightFile]) -> Result<BTreeMap<String, (usize, Entry)>> {
-    let mut names = BTreeMap::new();
-    for (file_idx, file) in files.iter().enumerate() {
-        for entry in file.entries() {
-            if names
-                .insert(entry.name.clone(), (file_idx, entry.clone()))
-                .is_some()
-            {
-                return Err(Error::checkpoint("the tensor is in two shards")
-                    .at(format!("tensor `{}`", entry.name)));
-            }
+/// Every tensor of every file, under its full name. No name is in two files: an index gives
+/// each tensor one shard, and a shard that holds others than its own has been refused.
+fn all_names(files: &[WeightFile]) -> BTreeMap<String, (usize, Entry)> {
+    let entries = |(idx, file): (usize, &WeightFile)| -> Vec<_> {
+        file.entries()
+            .iter()
+            .map(|entry| (entry.name.clone(), (idx, entry.clone())))
+            .collect()
+    };
+    files.iter().enumerate().flat_map(entries).collect()
+}
+
+/// A name whose new form is taken keeps its old one, so that it is reported as left over
+/// rather than hidden.
+fn rename(names: BTreeMap<String, (usize, Entry)>) -> BTreeMap<String, (usize, Entry)> {
+    let new_name = |name: &String| {
+        let new = wan::transformers_name(name);
+        if names.contains_key(&new) {
+            name.clone()
+        } else {
+            new
         }
-    }
-    Ok(names)
+    };
+    names
+        .iter()
+        .map(|(name, found)| (new_name(name), found.clone()))
+        .collect()
 }
 
 fn strip(

@@ -140,6 +140,11 @@ pub(super) fn tokenizer_of(pipeline: &Path, component: &str) -> Option<PathBuf> 
     own_tokenizer(&pipeline.join(tokenizer_name(component)?))
 }
 
+/// The tokenizer's folder of a component that was opened by its own path.
+pub(super) fn tokenizer_beside(component: &Path) -> Option<PathBuf> {
+    tokenizer_of(component.parent()?, component.file_name()?.to_str()?)
+}
+
 /// `tokenizer_2` for `text_encoder_2`.
 pub(super) fn tokenizer_name(component: &str) -> Option<String> {
     let number = component

@@ -6,9 +6,6 @@ use crate::{Error, Result};
 /// A tensor that every T5 encoder has, and nothing else is named like.
 const MARKER: &str = "encoder.block.0.layer.0.SelfAttention.q.weight";
 
-/// A tensor of the encoder that the Wan repository publishes, under names of its own.
-const WAN_MARKER: &str = "blocks.0.attn.q.weight";
-
 /// The only prefix P for which `P + MARKER` is a name; or `wanted`, if some name has it.
 ///
 /// `names` are sorted.
@@ -47,17 +44,11 @@ fn none(names: &[&str]) -> Error {
     if names.is_empty() {
         return Error::checkpoint("the file holds no tensors");
     }
-    let error = Error::checkpoint(format!(
+    Error::checkpoint(format!(
         "no T5 encoder found: no name ends in `{MARKER}`; the first of {} names are {}",
         names.len(),
         list_names(names, 5)
-    ));
-    match names.iter().any(|name| name.ends_with(WAN_MARKER)) {
-        true => error.hint(
-            "the names look like those of the original Wan release; use the text encoder of its diffusers or ComfyUI release",
-        ),
-        false => error,
-    }
+    ))
 }
 
 #[cfg(test)]
@@ -107,8 +98,6 @@ mod tests {
         // A name that merely ends like the marker is no encoder.
         let glued = format!("my_{MARKER}");
         assert!(find([glued.as_str()].into_iter(), None).is_err());
-        let wan = find(["blocks.0.attn.q.weight"].into_iter(), None).unwrap_err();
-        assert!(wan.hint_text().unwrap().contains("Wan"));
         assert!(
             find([].into_iter(), None)
                 .unwrap_err()

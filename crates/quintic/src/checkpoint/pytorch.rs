@@ -2,7 +2,8 @@
 //!
 //! A pickle is a program. This reader never runs one: the crate interprets the few calls
 //! that rebuild tensors, and a file that asks for anything else is refused, as
-//! `torch.load(weights_only=True)` would.
+//! `torch.load(weights_only=True)` would. A whole module that was saved as an object is read
+//! as its `state_dict()`; its class is not looked at.
 //!
 //! # Memory
 //!
@@ -142,8 +143,8 @@ fn check_container(path: &Path) -> Result<u64> {
             Error::new(kind, format!("cannot {doing}: {error}")).source_error(error)
         }
     };
-    let file = std::fs::File::open(path).map_err(io("open the file"))?;
-    let metadata = file.metadata().map_err(io("read the size of the file"))?;
+    // Asked before opening, which would wait for ever on a pipe that nobody writes to.
+    let metadata = std::fs::metadata(path).map_err(io("read the size of the file"))?;
     if !metadata.is_file() {
         return Err(Error::new(ErrorKind::Io, "not a regular file"));
     }
@@ -152,6 +153,7 @@ fn check_container(path: &Path) -> Result<u64> {
             "the file is empty, expected a PyTorch file",
         ));
     }
+    let file = std::fs::File::open(path).map_err(io("open the file"))?;
     let mut start = Vec::new();
     std::io::Read::read_to_end(&mut std::io::Read::take(file, 512), &mut start)
         .map_err(io("read the file"))?;

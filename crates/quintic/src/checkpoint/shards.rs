@@ -68,7 +68,7 @@ impl ShardIndex {
         Self::parse(path, &text).map_err(|error| error.at(path.display()))
     }
 
-    fn parse(path: &Path, text: &str) -> Result<Self> {
+    pub(super) fn parse(path: &Path, text: &str) -> Result<Self> {
         let raw: RawIndex = serde_json::from_str(text).map_err(|error| {
             Error::checkpoint(format!("the index cannot be read: {error}")).source_error(error)
         })?;

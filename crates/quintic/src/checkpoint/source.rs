@@ -165,10 +165,9 @@ impl<'a> TensorSource<'a> {
 
     /// `... has shape [512, 384], expected [512, 512] = meaning from config.json`
     fn shape_error(&self, name: &str, expected: &[usize], meaning: &str) -> Error {
-        let found = self
-            .checkpoint
-            .entry(name)
-            .map_or(&[][..], |entry| entry.shape());
+        let entry = self.checkpoint.entry(name);
+        let found = entry.map_or(&[][..], |entry| entry.shape());
+        let stored_as = entry.map_or(name, |entry| entry.name());
         let meaning = match meaning {
             "" => String::new(),
             meaning => format!(" = {meaning}"),
@@ -181,7 +180,7 @@ impl<'a> TensorSource<'a> {
             "has shape {found:?}, expected {expected:?}{meaning} from {}",
             self.shapes_from
         ))
-        .at(format!("tensor `{}{name}`", self.checkpoint.prefix()))
+        .at(format!("tensor `{stored_as}`"))
         .at(file.display())
         .hint(format!(
             "do the weights and {} belong to the same model?",
