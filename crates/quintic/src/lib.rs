@@ -2,6 +2,8 @@
 
 mod error;
 mod tensor;
+pub mod tokenizer;
 
 pub use error::{Error, ErrorKind, Result};
 pub use tensor::{ByteOwner, DType, Tensor};
+pub use tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
