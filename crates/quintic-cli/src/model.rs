@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quintic::checkpoint::hub::{self, HubOptions};
 use quintic::checkpoint::{Checkpoint, OpenOptions};
-use quintic::tokenizer::{Tokenizer, TokenizerChoice};
+use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
 use quintic::{BackendKind, Error, ErrorKind, Result, TextEncoder};
 
 use crate::args::{FileArgs, ModelArgs, TokenizerKind};
@@ -87,7 +87,7 @@ pub(crate) fn tokenizer(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Tok
         return Tokenizer::from_dir(folder, choice(args));
     }
     if let Some(model) = checkpoint.embedded_tokenizer()? {
-        return Tokenizer::from_spiece_bytes(model.bytes());
+        return Tokenizer::from_spiece_bytes(model.bytes(), &SpieceOptions::default());
     }
     Err(
         Error::new(ErrorKind::NotFound, "the model has no tokenizer beside it")

@@ -16,5 +16,5 @@ pub mod tokenizer;
 
 pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
-pub use text_encoder::{BackendKind, HiddenStates, LoadOptions, TextEncoder, config_of};
 pub use tensor::{ByteOwner, DType, Tensor};
+pub use text_encoder::{BackendKind, HiddenStates, LoadOptions, TextEncoder, config_of};

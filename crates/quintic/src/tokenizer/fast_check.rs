@@ -1,0 +1,171 @@
+//! Refuses `tokenizer.json` files that the `tokenizers` crate would take in and then fail
+//! on without an error: by a panic, by a huge allocation, or by overflowing the stack.
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::sentencepiece::check_charsmap;
+use crate::{Error, Result};
+
+/// The crate keeps the pieces in nested hash maps and drops them recursively: a piece of
+/// megabytes would overflow the stack. Real pieces have up to about a hundred bytes.
+const MAX_PIECE_BYTES: usize = 1000;
+
+#[derive(Deserialize)]
+struct Outline {
+    model: Model,
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(rename = "type", default)]
+    kind: Option<String>,
+    #[serde(default)]
+    unk_id: Option<u64>,
+    #[serde(default)]
+    vocab: Vocab,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    id: u64,
+    content: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Vocab {
+    List(Vec<(String, f64)>),
+    Other(IgnoredAny),
+}
+
+impl Default for Vocab {
+    fn default() -> Self {
+        Vocab::Other(IgnoredAny)
+    }
+}
+
+/// Checks the parts that the crate takes on trust.
+pub(crate) fn check_json(json: &[u8]) -> Result<()> {
+    let outline: Outline = serde_json::from_slice(json)
+        .map_err(|cause| Error::tokenizer(format!("not a tokenizer.json: {cause}")))?;
+    if let Vocab::List(vocab) = &outline.model.vocab {
+        check_unigram(vocab, outline.model.unk_id).map_err(|error| error.at("model"))?;
+    } else if outline.model.kind.as_deref() == Some("Unigram") {
+        return Err(Error::tokenizer(
+            "`vocab` of a Unigram model is not a list of pieces and scores",
+        )
+        .at("model"));
+    }
+    for (index, token) in outline.added_tokens.iter().enumerate() {
+        let place = format_args!("added_tokens[{index}]").to_string();
+        if token.id >= 1 << 31 {
+            return Err(
+                Error::tokenizer(format!("id is {}, expected less than 2^31", token.id)).at(place),
+            );
+        }
+        check_len(&token.content).map_err(|error| error.at(place))?;
+    }
+    check_charsmaps(&outline.normalizer).map_err(|error| error.at("normalizer"))
+}
+
+fn check_unigram(vocab: &[(String, f64)], unk_id: Option<u64>) -> Result<()> {
+    if vocab.is_empty() {
+        return Err(Error::tokenizer("`vocab` is empty, expected some pieces"));
+    }
+    if let Some(unk_id) = unk_id.filter(|&id| id >= vocab.len() as u64) {
+        return Err(Error::tokenizer(format!(
+            "`unk_id` is {unk_id}, expected less than {} (the number of pieces)",
+            vocab.len()
+        )));
+    }
+    for (index, (piece, score)) in vocab.iter().enumerate() {
+        if !score.is_finite() {
+            return Err(Error::tokenizer(format!(
+                "score of piece {index} is {score}, expected a number"
+            )));
+        }
+        check_len(piece).map_err(|error| error.at(format_args!("piece {index}")))?;
+    }
+    Ok(())
+}
+
+fn check_len(text: &str) -> Result<()> {
+    match text.len() {
+        len if len > MAX_PIECE_BYTES => Err(Error::tokenizer(format!(
+            "its text has {len} bytes, expected at most {MAX_PIECE_BYTES}"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Looks for charsmaps at any depth of a normalizer.
+fn check_charsmaps(normalizer: &Value) -> Result<()> {
+    match normalizer {
+        Value::Object(object) => {
+            for (key, value) in object {
+                match (key.as_str(), value) {
+                    ("precompiled_charsmap", Value::String(text)) => {
+                        let blob = decode_base64(text).ok_or_else(|| {
+                            Error::tokenizer("`precompiled_charsmap` is not base64")
+                        })?;
+                        check_charsmap(&blob)?;
+                    }
+                    _ => check_charsmaps(value)?,
+                }
+            }
+            Ok(())
+        }
+        Value::Array(list) => list.iter().try_for_each(check_charsmaps),
+        _ => Ok(()),
+    }
+}
+
+/// Standard base64 with padding; `None` for anything else.
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let digits = text.trim_end_matches('=');
+    if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let mut bits = 0u32;
+    let mut n_bits = 0;
+    for digit in digits.bytes() {
+        let value = match digit {
+            b'A'..=b'Z' => digit - b'A',
+            b'a'..=b'z' => digit - b'a' + 26,
+            b'0'..=b'9' => digit - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        n_bits += 6;
+        if n_bits >= 8 {
+            n_bits -= 8;
+            bytes.push((bits >> n_bits) as u8);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_decoded() {
+        assert_eq!(decode_base64("").as_deref(), Some(&[][..]));
+        assert_eq!(decode_base64("YQ==").as_deref(), Some(&b"a"[..]));
+        assert_eq!(decode_base64("YWI=").as_deref(), Some(&b"ab"[..]));
+        assert_eq!(decode_base64("+/8A").as_deref(), Some(&[0xfb, 0xff, 0][..]));
+        assert_eq!(decode_base64("Y"), None);
+        assert_eq!(decode_base64("Y-=="), None);
+        assert_eq!(decode_base64("===="), None);
+    }
+}
