@@ -9,6 +9,7 @@ mod limits;
 mod mmap;
 pub mod model;
 pub mod output;
+pub mod preset;
 mod tensor;
 
 pub use error::{Error, ErrorKind, Result};
