@@ -182,7 +182,6 @@ pub(super) const PRESETS: &[Preset] = &[
         name: "kandinsky3",
         tokenizer: TokenizerClass::T5Slow,
         max_length: 128,
-        tail: Tail::TimesMask,
         length: OutputLength::LongestPlusOne,
         mask_out: MaskOut::Tokens,
         source: "kandinsky3/pipeline_kandinsky3.py, models/unets/unet_kandinsky3.py",
