@@ -9,6 +9,7 @@ mod limits;
 mod mmap;
 pub mod model;
 pub mod output;
+pub mod preset;
 pub mod sentence;
 mod tensor;
 mod text_encoder;
