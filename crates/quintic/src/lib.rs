@@ -19,3 +19,4 @@ pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
 pub use tensor::{ByteOwner, DType, Tensor};
 pub use text_encoder::{BackendKind, HiddenStates, LoadOptions, TextEncoder, config_of};
+pub use tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
