@@ -54,8 +54,7 @@ pub(crate) struct FileArgs {
     /// Hugging Face cache folder; default as in `huggingface_hub`.
     #[arg(long)]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Fetch the files of a repository id that are not in the cache.
-    #[cfg(feature = "hub")]
+    /// Fetch the files of a repository id that are not in the cache (builds with feature `hub`).
     #[arg(long)]
     pub(crate) download: bool,
     /// Tokenizer folder or file (`tokenizer.json`, `spiece.model`), if not the model's own.

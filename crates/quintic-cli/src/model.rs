@@ -1,8 +1,10 @@
 //! From `--model` and its companions to a loaded encoder and tokenizer.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use quintic::checkpoint::hub::{self, HubOptions};
+use indicatif::{ProgressBar, ProgressStyle};
+use quintic::checkpoint::hub::{self, HubOptions, ProgressCallback};
 use quintic::checkpoint::{Checkpoint, OpenOptions};
 use quintic::preset::TokenizerClass;
 use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
@@ -12,7 +14,16 @@ use crate::args::{FileArgs, ModelArgs, TokenizerKind};
 
 /// The files of a model, opened but not loaded.
 pub(crate) fn open(model: &str, args: &FileArgs) -> Result<Checkpoint> {
+    if args.download && !cfg!(feature = "hub") {
+        return Err(
+            Error::unsupported("this build cannot download, but `--download` was given")
+                .hint("build it with `--features hub`"),
+        );
+    }
     let options = HubOptions {
+        // Without `--download` nothing leaves this machine; with it, HF_HUB_OFFLINE decides.
+        offline: (!args.download).then_some(true),
+        progress: Some(download_progress()),
         revision: args.revision.clone(),
         cache_dir: args.cache_dir.clone(),
         variant: args.variant.clone(),
@@ -26,6 +37,25 @@ pub(crate) fn open(model: &str, args: &FileArgs) -> Result<Checkpoint> {
         prefix: args.prefix.clone(),
     };
     Checkpoint::open(path, &files)
+}
+
+/// One bar for the file that is being fetched.
+fn download_progress() -> ProgressCallback {
+    let bar = Mutex::new(ProgressBar::hidden());
+    Arc::new(move |progress| {
+        let Ok(mut bar) = bar.lock() else { return };
+        if bar.message() != progress.file || bar.is_hidden() {
+            bar.finish_and_clear();
+            *bar = ProgressBar::new(progress.total_bytes.unwrap_or(0));
+            if let Ok(style) =
+                ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}, {eta} left")
+            {
+                bar.set_style(style);
+            }
+            bar.set_message(progress.file.to_owned());
+        }
+        bar.set_position(progress.done_bytes);
+    })
 }
 
 /// The encoder, with notes on what is odd about it on standard error.
