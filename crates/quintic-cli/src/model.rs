@@ -44,7 +44,7 @@ fn download_progress() -> ProgressCallback {
     let bar = Mutex::new(ProgressBar::hidden());
     Arc::new(move |progress| {
         let Ok(mut bar) = bar.lock() else { return };
-        if bar.message() != progress.file || bar.is_hidden() {
+        if bar.message() != progress.file {
             bar.finish_and_clear();
             *bar = ProgressBar::new(progress.total_bytes.unwrap_or(0));
             if let Ok(style) =
