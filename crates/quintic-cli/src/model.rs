@@ -7,11 +7,16 @@ use quintic::checkpoint::{Checkpoint, OpenOptions};
 use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
 use quintic::{BackendKind, Error, ErrorKind, Result, TextEncoder};
 
-use crate::args::{FileArgs, ModelArgs, TokenizerKind};
+use crate::args::{FileArgs, TokenizerKind};
 
 /// The files of a model, opened but not loaded.
 pub(crate) fn open(model: &str, args: &FileArgs) -> Result<Checkpoint> {
+    #[cfg(feature = "hub")]
+    let offline = (!args.download).then_some(true);
+    #[cfg(not(feature = "hub"))]
+    let offline = None;
     let options = HubOptions {
+        offline,
         revision: args.revision.clone(),
         cache_dir: args.cache_dir.clone(),
         variant: args.variant.clone(),
@@ -63,25 +68,22 @@ fn notes(encoder: &TextEncoder) -> Vec<String> {
 
 /// The tokenizer of a model whose weights need not be there: a folder of tokenizer files will
 /// do.
-pub(crate) fn tokenizer_alone(args: &ModelArgs) -> Result<Tokenizer> {
-    let path = Path::new(&args.model);
-    if args.files.tokenizer.is_none() && path.is_dir() && args.files.subfolder.is_none() {
-        match open(&args.model, &args.files) {
-            Ok(checkpoint) => return tokenizer(&checkpoint, args),
-            Err(_) => return Tokenizer::from_dir(path, choice(args)),
+pub(crate) fn tokenizer_alone(model: &str, args: &FileArgs) -> Result<Tokenizer> {
+    let folder = Path::new(model);
+    match open(model, args) {
+        Ok(checkpoint) => tokenizer(&checkpoint, args),
+        Err(_) if folder.is_dir() && args.subfolder.is_none() => {
+            Tokenizer::from_dir(folder, choice(args))
         }
+        Err(error) => Err(error),
     }
-    if let Some(path) = &args.files.tokenizer {
-        return at(path, args);
-    }
-    tokenizer(&open(&args.model, &args.files)?, args)
 }
 
 /// The tokenizer that `--tokenizer` names, the one beside the model, or the one inside its
 /// weight file.
-pub(crate) fn tokenizer(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Tokenizer> {
-    if let Some(path) = &args.files.tokenizer {
-        return at(path, args);
+pub(crate) fn tokenizer(checkpoint: &Checkpoint, args: &FileArgs) -> Result<Tokenizer> {
+    if let Some(path) = &args.tokenizer {
+        return tokenizer_at(path, args);
     }
     if let Some(folder) = checkpoint.tokenizer_folder() {
         return Tokenizer::from_dir(folder, choice(args));
@@ -96,17 +98,22 @@ pub(crate) fn tokenizer(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Tok
     )
 }
 
-fn choice(args: &ModelArgs) -> TokenizerChoice {
-    match args.files.tokenizer_kind {
-        TokenizerKind::Auto => TokenizerChoice::Auto,
-        TokenizerKind::Fast => TokenizerChoice::Fast,
-        TokenizerKind::Slow => TokenizerChoice::Slow,
+/// The tokenizer of a folder or file.
+pub(crate) fn tokenizer_at(path: &Path, args: &FileArgs) -> Result<Tokenizer> {
+    match (path.is_dir(), args.tokenizer_kind) {
+        (true, _) => Tokenizer::from_dir(path, choice(args)),
+        (false, TokenizerKind::Auto) => Tokenizer::from_file(path),
+        (false, _) => Err(
+            Error::input("`--tokenizer-kind` chooses among the files of a folder")
+                .at(path.display()),
+        ),
     }
 }
 
-fn at(path: &Path, args: &ModelArgs) -> Result<Tokenizer> {
-    match path.is_dir() {
-        true => Tokenizer::from_dir(path, choice(args)),
-        false => Tokenizer::from_file(path),
+fn choice(args: &FileArgs) -> TokenizerChoice {
+    match args.tokenizer_kind {
+        TokenizerKind::Auto => TokenizerChoice::Auto,
+        TokenizerKind::Fast => TokenizerChoice::Fast,
+        TokenizerKind::Slow => TokenizerChoice::Slow,
     }
 }
