@@ -118,7 +118,7 @@ pub(crate) struct EncodeArgs {
     #[arg(long, value_enum, requires = "input_ids")]
     pub(crate) pad_rows: Option<PadRowsArg>,
     /// Layout of texts' results: real tokens laid end to end, or padded to the longest text.
-    #[arg(long, value_enum, conflicts_with = "input_ids")]
+    #[arg(long, value_enum, conflicts_with_all = ["input_ids", "pool"])]
     pub(crate) store: Option<Store>,
     /// Type that products compute in.
     #[arg(long, default_value = "f32", value_parser = ["f32"])]
@@ -132,7 +132,7 @@ pub(crate) struct EncodeArgs {
     /// Tokens computed at a time; more need more memory.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_tokens: u32,
-    /// Print a summary as a JSON object on standard output.
+    /// Print a summary as a JSON object on standard output; not together with `--output -`.
     #[arg(long)]
     pub(crate) json: bool,
     /// No progress bar and no notes.
@@ -226,8 +226,15 @@ pub(crate) struct InspectArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct TokenizeArgs {
+    /// Model whose tokenizer it is, or a folder of tokenizer files.
+    #[arg(
+        long,
+        value_name = "DIR|FILE|ID",
+        required_unless_present = "tokenizer"
+    )]
+    pub(crate) model: Option<String>,
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) files: FileArgs,
     /// Texts to split.
     #[arg(value_name = "TEXT", required_unless_present = "input")]
     pub(crate) texts: Vec<String>,
@@ -257,7 +264,7 @@ pub(crate) struct CompareArgs {
     /// Compare only this tensor.
     #[arg(long)]
     pub(crate) tensor: Option<String>,
-    /// Fail (exit code 1) if any absolute difference is above this.
+    /// Exit with code 1 if any absolute difference is above this, or NaN.
     #[arg(long, value_name = "X")]
     pub(crate) max: Option<f64>,
     /// Print a JSON object.

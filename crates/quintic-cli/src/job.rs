@@ -86,17 +86,7 @@ impl Job {
                 pad_rows,
                 length,
             } => {
-                let first = rows.start;
-                let (packed, layout) = batch
-                    .slice(rows.clone())
-                    .pack(*pad_rows, vocab_size)
-                    .map_err(|e| {
-                        if first > 0 {
-                            e.at(format!("rows from {first} on"))
-                        } else {
-                            e
-                        }
-                    })?;
+                let (packed, layout) = batch.slice(rows.clone()).pack(*pad_rows, vocab_size)?;
                 Ok(Batch {
                     rows,
                     packed,

@@ -1,5 +1,6 @@
 //! `quintic encode`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,6 +18,11 @@ use crate::sink::{Plan, RowInfo, Sink, print};
 use crate::{batches, memory, model, texts};
 
 pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
+    if args.json && args.output == Path::new("-") {
+        return Err(Error::input(
+            "`--json` and `--output -` would both write to standard output, expected one of them",
+        ));
+    }
     let started = Instant::now();
     let checkpoint = model::open(&args.model.model, &args.model.files)?;
     let encoder = model::load(&checkpoint, &args.backend, args.quiet)?;
@@ -25,7 +31,7 @@ pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
         None => {
             let preset = preset_of(args, &encoder)?;
             let class = preset.as_ref().map(|preset| preset.tokenizer);
-            let tokenizer = model::tokenizer(&checkpoint, &args.model, class)?;
+            let tokenizer = model::tokenizer(&checkpoint, &args.model.files, class)?;
             let texts = texts_of(args)?;
             match &preset {
                 Some(preset) => Source::from_preset(texts, preset, &tokenizer, &encoder, args)?,
@@ -43,9 +49,12 @@ pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
             args, &encoder, &source, n_tokens, load_s, encode_s,
         ))?;
     } else if !args.quiet {
+        let rows = match source.job.n_rows() {
+            1 => "1 row".to_owned(),
+            n => format!("{n} rows"),
+        };
         eprintln!(
-            "{} rows, {n_tokens} tokens, loaded in {load_s:.2} s, encoded in {encode_s:.2} s: {}",
-            source.job.n_rows(),
+            "{rows}, {n_tokens} tokens, loaded in {load_s:.2} s, encoded in {encode_s:.2} s: {}",
             args.output.display()
         );
     }
@@ -53,14 +62,10 @@ pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
 }
 
 fn texts_of(args: &EncodeArgs) -> Result<Vec<String>> {
-    let texts = match &args.input {
-        Some(path) => texts::read(path, args.column.as_deref())?,
-        None => args.texts.clone(),
-    };
-    if texts.is_empty() {
-        return Err(Error::input("there are no texts to encode"));
+    match &args.input {
+        Some(path) => texts::read(path, args.column.as_deref()),
+        None => Ok(args.texts.clone()),
     }
-    Ok(texts)
 }
 
 /// The preset that was asked for, with the length that was asked for.
@@ -186,6 +191,7 @@ impl Source {
                     Some(max_length) => tokenizer.encode_truncated(text, max_length),
                     None => tokenizer.encode(text, true),
                 }
+                .and_then(|ids| check_vocabulary(ids, encoder.config().vocab_size))
                 .map_err(|e| e.at(format!("text {row}")))
             })
             .collect::<Result<Vec<_>>>()?;
@@ -281,7 +287,11 @@ impl Source {
                 None => states(encoder, &batch, args.hidden_states),
             };
             let floats: Vec<&[f32]> = floats.iter().map(Vec::as_slice).collect();
-            let infos: Vec<RowInfo<'_>> = batch.rows.clone().map(|row| self.info(row)).collect();
+            let infos: Vec<RowInfo<'_>> = batch
+                .rows
+                .clone()
+                .map(|row| self.info(row, pooling.is_some()))
+                .collect();
             let values_a_row = self.values_a_row(&batch, width, pooling.is_some());
             sink.append(&floats, width, &values_a_row, &infos)?;
             progress.inc(batch.rows.len() as u64);
@@ -291,10 +301,16 @@ impl Source {
         Ok(n_tokens)
     }
 
-    fn info(&self, row: usize) -> RowInfo<'_> {
+    fn info(&self, row: usize, pooled: bool) -> RowInfo<'_> {
+        let ids = match &self.job {
+            Job::Padded { batch, .. } if !pooled => {
+                batch.ids()[row * batch.len()..(row + 1) * batch.len()].to_vec()
+            }
+            _ => self.ids[row].iter().map(|&id| i64::from(id)).collect(),
+        };
         RowInfo {
             text: self.texts.as_ref().map(|texts| texts[row].as_str()),
-            ids: &self.ids[row],
+            ids,
         }
     }
 
@@ -377,6 +393,18 @@ impl Source {
                 tensors
             }
         }
+    }
+}
+
+/// Tokenizers and models that do not belong together often differ in size.
+fn check_vocabulary(ids: Vec<u32>, vocab_size: usize) -> Result<Vec<u32>> {
+    match ids.iter().find(|&&id| id as usize >= vocab_size) {
+        None => Ok(ids),
+        Some(id) => Err(Error::tokenizer(format!(
+            "the tokenizer gives token id {id}, but the model's vocabulary ends at {}",
+            vocab_size - 1
+        ))
+        .hint("is the tokenizer another model's?")),
     }
 }
 
