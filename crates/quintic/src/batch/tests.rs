@@ -124,9 +124,14 @@ fn a_blind_query_is_computed_for_others_and_reported_as_zero() {
 fn slices_are_the_rows_they_name() {
     let batch = padded(&[1, 2, 3, 4, 5, 6], 3, PaddedMask::Keys(flags("11 10 01")));
     let middle = batch.slice(1..3);
+    assert_eq!((middle.rows(), middle.len()), (2, 2));
+    assert_eq!(middle.ids(), [3, 4, 5, 6]);
+    assert_eq!(middle.mask(), &PaddedMask::Keys(flags("10 01")));
+    let error = middle.slice(1..2).pack(PadRows::Zero, 6).unwrap_err();
     assert_eq!(
-        middle,
-        padded(&[3, 4, 5, 6], 2, PaddedMask::Keys(flags("10 01")))
+        error.place(),
+        Some("row 2, token 1"),
+        "rows keep their numbers"
     );
 }
 
