@@ -68,7 +68,10 @@ trait Encode: Send + Sync {
 impl<B: Backend> Encode for Encoder<B> {
     fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates {
         let encoded = self.encode(batch, keep_inner);
-        HiddenStates { last: self.backend().read_stream(&encoded.last), inner: encoded.inner }
+        HiddenStates {
+            last: self.backend().read_stream(&encoded.last),
+            inner: encoded.inner,
+        }
     }
 
     fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
