@@ -9,7 +9,7 @@ use quintic::batch::PadRows;
 
 /// Hidden states of T5-family text encoders.
 #[derive(Debug, Parser)]
-#[command(name = "quintic", version, about, max_term_width = 100)]
+#[command(name = "quintic", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -90,7 +90,8 @@ pub(crate) struct EncodeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
     /// Column of a .tsv or field of a .jsonl that holds the text.
-    #[arg(long, requires = "input")]
+    // With TEXT, clap would take `requires` for satisfied: TEXT excludes `--input`.
+    #[arg(long, requires = "input", conflicts_with_all = ["texts", "input_ids"])]
     pub(crate) column: Option<String>,
     /// safetensors file with `input_ids` [rows, len] and optionally `attention_mask`
     /// ([rows, len] or [rows, len, len]) or `document_ids` [rows, len].
@@ -115,7 +116,7 @@ pub(crate) struct EncodeArgs {
     #[arg(long, conflicts_with = "pool")]
     pub(crate) hidden_states: bool,
     /// Results at padding: zeros, or computed as Hugging Face does.
-    #[arg(long, value_enum, requires = "input_ids")]
+    #[arg(long, value_enum, requires = "input_ids", conflicts_with_all = ["texts", "input"])]
     pub(crate) pad_rows: Option<PadRowsArg>,
     /// Layout of texts' results: real tokens laid end to end, or padded to the longest text.
     #[arg(long, value_enum, conflicts_with_all = ["input_ids", "pool"])]
@@ -242,7 +243,7 @@ pub(crate) struct TokenizeArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "texts")]
     pub(crate) input: Option<PathBuf>,
     /// Column of a .tsv or field of a .jsonl that holds the text.
-    #[arg(long, requires = "input")]
+    #[arg(long, requires = "input", conflicts_with = "texts")]
     pub(crate) column: Option<String>,
     /// Cut to this many tokens, end token included.
     #[arg(long)]

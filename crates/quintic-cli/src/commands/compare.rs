@@ -43,8 +43,11 @@ pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode> {
     let Some(limit) = args.max else {
         return Ok(ExitCode::SUCCESS);
     };
-    // NaN is no number up to the limit.
-    let above: Vec<&Difference> = differences.iter().filter(|d| !(d.max <= limit)).collect();
+    // NaN is above every limit.
+    let above: Vec<&Difference> = differences
+        .iter()
+        .filter(|d| d.max > limit || d.max.is_nan())
+        .collect();
     for difference in &above {
         eprintln!(
             "tensor `{}`: {:.3e} is above {limit:e}",

@@ -66,7 +66,7 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
         )),
     );
     let (bytes, dtypes) = stored(checkpoint);
-    say("stored_types", json!(dtypes));
+    say("tensors_by_type", json!(dtypes));
     say("stored_bytes", json!(bytes));
     say(
         "encoder_parameters",
@@ -198,21 +198,25 @@ fn for_people(report: &Map<String, Value>) -> String {
                 Value::Object(map) => {
                     let rows: Vec<_> = map
                         .iter()
-                        .map(|(n, v)| (label(n).to_owned(), vec![plain(n, v)]))
+                        .map(|(n, v)| (label(n), vec![plain(n, v)]))
                         .collect();
                     aligned(&rows).lines().map(str::to_owned).collect()
                 }
                 Value::Array(list) => list.iter().map(|value| plain(name, value)).collect(),
                 value => vec![plain(name, value)],
             };
-            (label(name).replace('_', " "), values)
+            (name.trim_end_matches("_bytes").replace('_', " "), values)
         })
         .collect();
     aligned(&rows)
 }
 
-fn label(name: &str) -> &str {
-    name.strip_suffix("_bytes").unwrap_or(name)
+/// Fields of config.json keep their spelling.
+fn label(name: &str) -> String {
+    match name.strip_suffix("_bytes") {
+        Some(name) => name.replace('_', " "),
+        None => name.to_owned(),
+    }
 }
 
 fn plain(name: &str, value: &Value) -> String {
