@@ -7,8 +7,10 @@ mod exit;
 mod job;
 mod memory;
 mod model;
+mod pooling;
 mod show;
 mod sink;
+mod source;
 mod texts;
 
 use std::process::ExitCode;

@@ -242,6 +242,7 @@ fn a_summary_for_programs() {
         [
             "output",
             "model",
+            "tokenizer",
             "backend",
             "dtype",
             "rows",

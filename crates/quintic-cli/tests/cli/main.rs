@@ -9,5 +9,6 @@ mod inspect;
 mod mistakes;
 mod outputs;
 mod pool;
+mod presets;
 mod support;
 mod tokenize;

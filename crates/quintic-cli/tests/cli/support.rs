@@ -175,6 +175,15 @@ impl Model {
         let tensor = self.tensors(file).take(tensor).unwrap();
         (tensor.shape().to_vec(), tensor.to_f32())
     }
+
+    /// Shape and values of an i64 tensor.
+    pub(crate) fn integers(&self, file: &str, tensor: &str) -> (Vec<usize>, Vec<i64>) {
+        let tensor = self.tensors(file).take(tensor).unwrap();
+        assert_eq!(tensor.dtype(), DType::I64);
+        let values = tensor.bytes().chunks_exact(8);
+        let values = values.map(|bytes| i64::from_le_bytes(bytes.try_into().unwrap()));
+        (tensor.shape().to_vec(), values.collect())
+    }
 }
 
 /// Writes `config.json` and `model.safetensors` of a random encoder: d_model 8, 2 layers.
