@@ -67,24 +67,13 @@ impl SpecialTokens {
             };
         }
         let listed = list_special(&roles, &defaults.additional, &config.extra_special_tokens);
-        let new_tokens = listed
-            .iter()
-            .filter_map(|token| match token {
-                TokenSpec::Text(text) if added.id_of(text).is_some() => None,
-                TokenSpec::Text(text) => Some(AddedToken::special(text.clone())),
-                TokenSpec::Token(token) => Some(AddedToken {
-                    special: true,
-                    ..token.clone()
-                }),
-            })
-            .collect();
         let mut all_set = HashSet::new();
         let all = listed
             .iter()
             .map(|token| token.content().to_owned())
             .filter(|token| all_set.insert(token.clone()))
             .collect();
-        append_new(&mut added, new_tokens, vocab)?;
+        append_new(&mut added, &listed, vocab)?;
         added.build_trie();
         Ok(SpecialTokens {
             added,
@@ -165,7 +154,7 @@ pub(crate) fn list_special<'t>(
 /// Gives each token its id: the one it has, or the next free one.
 fn append_new(
     added: &mut AddedTokens,
-    tokens: Vec<AddedToken>,
+    tokens: &[&TokenSpec],
     vocab: &impl BaseVocab,
 ) -> Result<()> {
     // The vocabulary as it was before the first token is appended.
@@ -173,6 +162,14 @@ fn append_new(
     let mut next = None;
     let mut appended = HashMap::new();
     for token in tokens {
+        let token = match token {
+            TokenSpec::Text(text) if added.id_of(text).is_some() => continue,
+            TokenSpec::Text(text) => AddedToken::special(text.clone()),
+            TokenSpec::Token(token) => AddedToken {
+                special: true,
+                ..token.clone()
+            },
+        };
         let known = before.highest_id_of(&token.content).or_else(|| {
             vocab.find_last(&token.content).filter(|&id| {
                 before
