@@ -64,7 +64,8 @@ def _assert_same_bits(ours: Outputs, other: Outputs, row: int, other_row: int, l
     assert ours.keys() == other.keys()
     for name in ours:
         left, right = ours[name][row, :length], other[name][other_row, :length]
-        assert left.tobytes() == right.tobytes(), f"`{name}`, row {row}: {what} changes bits"
+        same = left.tobytes() == right.tobytes()
+        assert same, f"`{name}`, row {row}: {what} changes bits"
 
 
 @pytest.mark.parametrize("name", BATCHED)
@@ -94,7 +95,8 @@ def test_asking_for_hidden_states_changes_nothing(pad_rows: PadRows, engine: Eng
     outputs = engine.encode(folder_of(model), batch, pad_rows)
     short = engine.encode(folder_of(model), batch, pad_rows, hidden_states=False)
     assert list(short) == ["last_hidden_state"]
-    assert short["last_hidden_state"].tobytes() == outputs["last_hidden_state"].tobytes()
+    same = short["last_hidden_state"].tobytes() == outputs["last_hidden_state"].tobytes()
+    assert same
 
 
 @pytest.mark.parametrize("batch_name", ["padded_far", "left", "holes", "empty_row"])
@@ -110,7 +112,8 @@ def test_ids_at_padding_do_not_matter(batch_name: str, engine: Engine, folder_of
         ours, theirs = (engine.encode(folder_of(model), one, pad_rows) for one in (batch, other))
         for name in ours:
             for row, real in enumerate(batch.real()):
-                assert ours[name][row, real].tobytes() == theirs[name][row, real].tobytes(), name
+                same = ours[name][row, real].tobytes() == theirs[name][row, real].tobytes()
+                assert same, f"`{name}`, row {row}, {pad_rows}"
 
 
 def test_a_mask_of_ones_is_no_mask(engine: Engine, folder_of: FolderOf) -> None:

@@ -15,6 +15,8 @@ pub(crate) enum Job {
         batch: PaddedBatch,
         /// What stands at padding in the result.
         pad_rows: PadRows,
+        /// Positions of the result; later ones are cut off.
+        length: usize,
     },
 }
 
@@ -31,6 +33,14 @@ impl Job {
         match self {
             Job::Packed(rows) => rows.len(),
             Job::Padded { batch, .. } => batch.rows(),
+        }
+    }
+
+    /// Positions that row `row` has in a result of one vector a token.
+    pub(crate) fn row_length(&self, row: usize) -> usize {
+        match self {
+            Job::Packed(rows) => rows[row].len(),
+            Job::Padded { length, .. } => *length,
         }
     }
 
@@ -71,7 +81,11 @@ impl Job {
                     layout: None,
                 })
             }
-            Job::Padded { batch, pad_rows } => {
+            Job::Padded {
+                batch,
+                pad_rows,
+                length,
+            } => {
                 let first = rows.start;
                 let (packed, layout) = batch
                     .slice(rows.clone())
@@ -86,7 +100,7 @@ impl Job {
                 Ok(Batch {
                     rows,
                     packed,
-                    layout: whole_shape.then_some(layout),
+                    layout: whole_shape.then(|| layout.truncated(*length)),
                 })
             }
         }
@@ -101,7 +115,7 @@ mod tests {
     fn ranges_hold_whole_rows_up_to_the_budget() {
         let job = Job::Packed([3, 4, 9, 1, 0, 2].map(|len| vec![0; len]).to_vec());
         assert_eq!(job.ranges(7), [0..2, 2..3, 3..6]);
-        assert_eq!(job.ranges(1000), [0..6]);
+        assert_eq!(job.ranges(1000), vec![0..6; 1]);
         assert_eq!(job.ranges(1), [0..1, 1..2, 2..3, 3..5, 5..6]);
         assert!(Job::Packed(vec![]).ranges(7).is_empty());
     }

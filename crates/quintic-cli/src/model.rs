@@ -4,6 +4,7 @@ use std::path::Path;
 
 use quintic::checkpoint::hub::{self, HubOptions};
 use quintic::checkpoint::{Checkpoint, OpenOptions};
+use quintic::preset::TokenizerClass;
 use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
 use quintic::{BackendKind, Error, ErrorKind, Result, TextEncoder};
 
@@ -67,24 +68,40 @@ pub(crate) fn tokenizer_alone(args: &ModelArgs) -> Result<Tokenizer> {
     let path = Path::new(&args.model);
     if args.files.tokenizer.is_none() && path.is_dir() && args.files.subfolder.is_none() {
         match open(&args.model, &args.files) {
-            Ok(checkpoint) => return tokenizer(&checkpoint, args),
+            Ok(checkpoint) => return tokenizer(&checkpoint, args, None),
             Err(_) => return Tokenizer::from_dir(path, choice(args)),
         }
     }
     if let Some(path) = &args.files.tokenizer {
         return at(path, args);
     }
-    tokenizer(&open(&args.model, &args.files)?, args)
+    tokenizer(&open(&args.model, &args.files)?, args, None)
 }
 
 /// The tokenizer that `--tokenizer` names, the one beside the model, or the one inside its
 /// weight file.
-pub(crate) fn tokenizer(checkpoint: &Checkpoint, args: &ModelArgs) -> Result<Tokenizer> {
+///
+/// Where both kinds are there and the user did not choose, a preset's pipeline does.
+pub(crate) fn tokenizer(
+    checkpoint: &Checkpoint,
+    args: &ModelArgs,
+    class: Option<TokenizerClass>,
+) -> Result<Tokenizer> {
     if let Some(path) = &args.files.tokenizer {
         return at(path, args);
     }
     if let Some(folder) = checkpoint.tokenizer_folder() {
-        return Tokenizer::from_dir(folder, choice(args));
+        let has = |file: &str| folder.join(file).is_file();
+        let choice = match (choice(args), class) {
+            (TokenizerChoice::Auto, Some(TokenizerClass::T5Slow)) if has("spiece.model") => {
+                TokenizerChoice::Slow
+            }
+            (TokenizerChoice::Auto, Some(TokenizerClass::T5Fast)) if has("tokenizer.json") => {
+                TokenizerChoice::Fast
+            }
+            (choice, _) => choice,
+        };
+        return Tokenizer::from_dir(folder, choice);
     }
     if let Some(model) = checkpoint.embedded_tokenizer()? {
         return Tokenizer::from_spiece_bytes(model.bytes(), &SpieceOptions::default());

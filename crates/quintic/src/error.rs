@@ -116,7 +116,11 @@ impl Error {
     /// As [`Error::at`], for an error that has no place yet.
     #[must_use]
     pub fn at_if_placeless(self, place: impl fmt::Display) -> Self {
-        if self.0.place.is_some() { self } else { self.at(place) }
+        if self.0.place.is_some() {
+            self
+        } else {
+            self.at(place)
+        }
     }
 
     /// Adds a line that says what the reader could do. The first hint given is kept.

@@ -25,7 +25,11 @@ pub struct SentenceHead {
 
 #[derive(Debug)]
 enum Step {
-    Dense { weight: Tensor, bias: Option<Tensor>, tanh: bool },
+    Dense {
+        weight: Tensor,
+        bias: Option<Tensor>,
+        tanh: bool,
+    },
     Normalize,
 }
 
@@ -112,7 +116,11 @@ impl SentenceHead {
         let Some(pool) = pool else {
             return Err(Error::config("there is no Pooling module").at(path.display()));
         };
-        Ok(Some(SentenceHead { pool, steps, max_length: max_length(folder)? }))
+        Ok(Some(SentenceHead {
+            pool,
+            steps,
+            max_length: max_length(folder)?,
+        }))
     }
 
     /// How tokens become one vector.
@@ -169,7 +177,10 @@ impl SentenceHead {
 /// The divisor is at least 1e-12, as in `torch.nn.functional.normalize`.
 pub fn normalize(vectors: &mut [f32], width: usize) {
     for vector in vectors.chunks_exact_mut(width) {
-        let squares: f64 = vector.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
+        let squares: f64 = vector
+            .iter()
+            .map(|&value| f64::from(value) * f64::from(value))
+            .sum();
         let length = squares.sqrt().max(1e-12);
         for value in vector {
             *value = (f64::from(*value) / length) as f32;
@@ -189,8 +200,11 @@ fn dense(
     let mut out = Vec::with_capacity(vectors.len() / width * weight.shape()[0]);
     for vector in vectors.chunks_exact(width) {
         for (column, weights) in weights.chunks_exact(width).enumerate() {
-            let sum: f64 =
-                vector.iter().zip(weights).map(|(&x, &w)| f64::from(x) * f64::from(w)).sum();
+            let sum: f64 = vector
+                .iter()
+                .zip(weights)
+                .map(|(&x, &w)| f64::from(x) * f64::from(w))
+                .sum();
             let sum = sum + bias.as_ref().map_or(0.0, |bias| f64::from(bias[column]));
             out.push(if tanh { sum.tanh() } else { sum } as f32);
         }
@@ -205,7 +219,10 @@ fn read_pool(folder: &Path) -> Result<Pool> {
         (config.pooling_mode_cls_token, "cls"),
         (config.pooling_mode_mean_tokens, "mean"),
         (config.pooling_mode_max_tokens, "max"),
-        (config.pooling_mode_mean_sqrt_len_tokens, "mean_sqrt_len_tokens"),
+        (
+            config.pooling_mode_mean_sqrt_len_tokens,
+            "mean_sqrt_len_tokens",
+        ),
         (config.pooling_mode_weightedmean_tokens, "weightedmean"),
         (config.pooling_mode_lasttoken, "lasttoken"),
     ]
@@ -216,8 +233,10 @@ fn read_pool(folder: &Path) -> Result<Pool> {
         modes = vec![mode];
     }
     if config.include_prompt == Some(false) {
-        return Err(Error::unsupported("`include_prompt` is false: prompts cannot be left out of the mean")
-            .at(path.display()));
+        return Err(Error::unsupported(
+            "`include_prompt` is false: prompts cannot be left out of the mean",
+        )
+        .at(path.display()));
     }
     match modes[..] {
         ["mean"] => Ok(Pool::Mean),
@@ -240,7 +259,10 @@ fn read_dense(folder: &Path, width: &mut usize) -> Result<Step> {
             config.in_features
         ))));
     }
-    let function = config.activation_function.as_deref().unwrap_or("torch.nn.modules.activation.Tanh");
+    let function = config
+        .activation_function
+        .as_deref()
+        .unwrap_or("torch.nn.modules.activation.Tanh");
     let tanh = match function.rsplit('.').next().unwrap_or_default() {
         "Identity" => false,
         "Tanh" => true,
@@ -255,21 +277,32 @@ fn read_dense(folder: &Path, width: &mut usize) -> Result<Step> {
         .map(|name| folder.join(name))
         .find(|path| path.is_file())
         .ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, "neither model.safetensors nor pytorch_model.bin is there")
-                .at(folder.display())
+            Error::new(
+                ErrorKind::NotFound,
+                "neither model.safetensors nor pytorch_model.bin is there",
+            )
+            .at(folder.display())
         })?;
-    let options = OpenOptions { prefix: Some(String::new()), ..OpenOptions::default() };
+    let options = OpenOptions {
+        prefix: Some(String::new()),
+        ..OpenOptions::default()
+    };
     let weights = Checkpoint::open(&file, &options)?;
     let take = |name: &str, shape: &[usize]| -> Result<Tensor> {
         let tensor = weights.take(name)?;
         if tensor.shape() == shape && tensor.dtype().is_float() {
             return Ok(tensor);
         }
-        Err(Error::checkpoint(format!("found {tensor:?}, expected a float tensor {shape:?}"))
-            .at(file.display()))
+        Err(Error::checkpoint(format!(
+            "found {tensor:?}, expected a float tensor {shape:?}"
+        ))
+        .at(file.display()))
     };
     let weight = take("linear.weight", &[config.out_features, config.in_features])?;
-    let bias = config.bias.then(|| take("linear.bias", &[config.out_features])).transpose()?;
+    let bias = config
+        .bias
+        .then(|| take("linear.bias", &[config.out_features]))
+        .transpose()?;
     *width = config.out_features;
     Ok(Step::Dense { weight, bias, tanh })
 }
@@ -288,11 +321,16 @@ fn max_length(folder: &Path) -> Result<Option<usize>> {
 
 /// A module's folder, which must lie inside the model's.
 fn inside(folder: &Path, relative: &str) -> Result<std::path::PathBuf> {
-    let plain = Path::new(relative)
-        .components()
-        .all(|part| matches!(part, std::path::Component::Normal(_) | std::path::Component::CurDir));
+    let plain = Path::new(relative).components().all(|part| {
+        matches!(
+            part,
+            std::path::Component::Normal(_) | std::path::Component::CurDir
+        )
+    });
     if !plain {
-        return Err(Error::config(format!("`path` is `{relative}`, expected a folder inside the model")));
+        return Err(Error::config(format!(
+            "`path` is `{relative}`, expected a folder inside the model"
+        )));
     }
     Ok(folder.join(relative))
 }
@@ -349,7 +387,10 @@ mod tests {
         let head = SentenceHead::open(folder.path(), 3).unwrap().unwrap();
         assert_eq!(head.describe(), "mean, dense 3 -> 2, normalize");
         assert_eq!((head.width(3), head.max_length()), (2, None));
-        assert_eq!(head.apply(vec![3.0, 2.0, 9.0, 0.0, 0.0, 1.0], 3), [0.6, 0.8, 0.0, 0.0]);
+        assert_eq!(
+            head.apply(vec![3.0, 2.0, 9.0, 0.0, 0.0, 1.0], 3),
+            [0.6, 0.8, 0.0, 0.0]
+        );
         std::fs::write(
             folder.path().join("sentence_bert_config.json"),
             r#"{"max_seq_length": 256, "do_lower_case": false}"#,
@@ -361,11 +402,14 @@ mod tests {
 
     #[test]
     fn the_published_sentence_t5_configs_are_understood() {
-        let published = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../testdata/configs/sentence-t5-base");
+        let published =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/configs/sentence-t5-base");
         let text = |name: &str| std::fs::read_to_string(published.join(name)).unwrap();
-        let folder =
-            folder(&text("modules.json"), &text("1_Pooling_config.json"), &text("2_Dense_config.json"));
+        let folder = folder(
+            &text("modules.json"),
+            &text("1_Pooling_config.json"),
+            &text("2_Dense_config.json"),
+        );
         let file = folder.path().join("2_Dense/model.safetensors");
         let specs = [TensorSpec::new("linear.weight", DType::F16, &[768, 768])];
         let mut writer = SafetensorsWriter::create(&file, &specs, &[]).unwrap();
@@ -379,17 +423,24 @@ mod tests {
     fn what_is_not_computed_is_refused() {
         let error = |modules: &str, pooling: &str, dense: &str| {
             let folder = folder(modules, pooling, dense);
-            SentenceHead::open(folder.path(), 3).unwrap_err().to_string()
+            SentenceHead::open(folder.path(), 3)
+                .unwrap_err()
+                .to_string()
         };
         assert!(error(&MODULES.replace("Normalize", "LSTM"), POOLING, DENSE).contains("LSTM"));
-        assert!(error(&MODULES.replace("2_Dense", "../2_Dense"), POOLING, DENSE).contains("inside"));
+        assert!(
+            error(&MODULES.replace("2_Dense", "../2_Dense"), POOLING, DENSE).contains("inside")
+        );
         let max = POOLING.replace("mean", "max");
         assert!(error(MODULES, &max, DENSE).contains(r#"found pooling modes ["max"]"#));
         let prompt = POOLING.replace('}', r#","include_prompt":false}"#);
         assert!(error(MODULES, &prompt, DENSE).contains("include_prompt"));
         assert!(error(MODULES, POOLING, &DENSE.replace("Identity", "ReLU")).contains("ReLU"));
         assert!(error(MODULES, POOLING, &DENSE.replace(":3", ":4")).contains("`in_features` is 4"));
-        assert!(error(MODULES, POOLING, &DENSE.replace(":2", ":5")).contains("expected a float tensor [5, 3]"));
+        assert!(
+            error(MODULES, POOLING, &DENSE.replace(":2", ":5"))
+                .contains("expected a float tensor [5, 3]")
+        );
         assert!(error(MODULES, POOLING, &DENSE.replace("false", "true")).contains("linear.bias"));
         assert!(error("[]", POOLING, DENSE).contains("there is no Pooling module"));
         assert!(error("{", POOLING, DENSE).contains("not what was expected"));

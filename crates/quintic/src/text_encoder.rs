@@ -68,7 +68,10 @@ trait Encode: Send + Sync {
 impl<B: Backend> Encode for Encoder<B> {
     fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates {
         let encoded = self.encode(batch, keep_inner);
-        HiddenStates { last: self.backend().read_stream(&encoded.last), inner: encoded.inner }
+        HiddenStates {
+            last: self.backend().read_stream(&encoded.last),
+            inner: encoded.inner,
+        }
     }
 
     fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
@@ -124,7 +127,13 @@ impl TextEncoder {
         };
         // A surplus layer of the encoder means that the config is another model's.
         let unused = source.finish(|name| !name.starts_with("encoder.block."))?;
-        Ok(TextEncoder { encoder, config, head, path: checkpoint.path().to_owned(), unused_tensors: unused })
+        Ok(TextEncoder {
+            encoder,
+            config,
+            head,
+            path: checkpoint.path().to_owned(),
+            unused_tensors: unused,
+        })
     }
 
     /// The model's config.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use indicatif::{ProgressBar, ProgressStyle};
 use quintic::backend::Pool;
 use quintic::batch::{PadRows, PaddedBatch, PaddedMask};
+use quintic::preset::Preset;
 use quintic::sentence::normalize;
 use quintic::tokenizer::Tokenizer;
 use quintic::{Error, Result, TextEncoder};
@@ -22,8 +23,14 @@ pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
     let source = match &args.input_ids {
         Some(path) => Source::from_ids(batches::read(path)?, args)?,
         None => {
-            let tokenizer = model::tokenizer(&checkpoint, &args.model)?;
-            Source::from_texts(texts_of(args)?, &tokenizer, &encoder, args)?
+            let preset = preset_of(args, &encoder)?;
+            let class = preset.as_ref().map(|preset| preset.tokenizer);
+            let tokenizer = model::tokenizer(&checkpoint, &args.model, class)?;
+            let texts = texts_of(args)?;
+            match &preset {
+                Some(preset) => Source::from_preset(texts, preset, &tokenizer, &encoder, args)?,
+                None => Source::from_texts(texts, &tokenizer, &encoder, args)?,
+            }
         }
     };
     let load_s = started.elapsed().as_secs_f64();
@@ -54,6 +61,21 @@ fn texts_of(args: &EncodeArgs) -> Result<Vec<String>> {
         return Err(Error::input("there are no texts to encode"));
     }
     Ok(texts)
+}
+
+/// The preset that was asked for, with the length that was asked for.
+fn preset_of(args: &EncodeArgs, encoder: &TextEncoder) -> Result<Option<Preset>> {
+    let Some(name) = &args.preset else {
+        return Ok(None);
+    };
+    let preset = Preset::by_name(name)?;
+    if let Some(family) = encoder.config().family {
+        preset.check_family(family)?;
+    }
+    match args.max_length {
+        Some(max_length) => preset.with_max_length(max_length).map(Some),
+        None => Ok(Some(preset.clone())),
+    }
 }
 
 /// How rows become one vector each, if they do.
@@ -106,6 +128,10 @@ impl Pooling {
 struct Source {
     job: Job,
     texts: Option<Vec<String>>,
+    /// The tokenizer that made the ids, if there was one.
+    tokenizer: Option<String>,
+    /// The mask that a preset's pipeline hands on, `[rows, length]`.
+    image_mask: Option<Vec<bool>>,
     /// Real ids of every row, for formats and tensors that list them.
     ids: Vec<Vec<u32>>,
     n_unknown: usize,
@@ -126,9 +152,16 @@ impl Source {
             ));
         }
         let ids = (0..batch.rows()).map(|row| batch.real_ids(row)).collect();
+        let length = batch.len();
         Ok(Source {
-            job: Job::Padded { batch, pad_rows },
+            job: Job::Padded {
+                batch,
+                pad_rows,
+                length,
+            },
             texts: None,
+            tokenizer: None,
+            image_mask: None,
             ids,
             n_unknown: 0,
         })
@@ -156,6 +189,57 @@ impl Source {
                 .map_err(|e| e.at(format!("text {row}")))
             })
             .collect::<Result<Vec<_>>>()?;
+        let job = match args.store {
+            Some(Store::Padded) if args.pool.is_none() => {
+                let pad_id = tokenizer.pad_id().or(encoder.config().pad_token_id);
+                let batch = pad_to_longest(&ids, pad_id.unwrap_or(0))?;
+                Job::Padded {
+                    length: batch.len(),
+                    pad_rows: PadRows::Zero,
+                    batch,
+                }
+            }
+            _ => Job::Packed(ids.clone()),
+        };
+        Ok(Self::of_texts(job, texts, ids, tokenizer, args))
+    }
+
+    fn from_preset(
+        texts: Vec<String>,
+        preset: &Preset,
+        tokenizer: &Tokenizer,
+        encoder: &TextEncoder,
+        args: &EncodeArgs,
+    ) -> Result<Self> {
+        let pad_id = encoder.config().pad_token_id.unwrap_or(0);
+        let prepared = preset.prepare(&texts, tokenizer, pad_id)?;
+        let rows = prepared.batch.ids().chunks_exact(prepared.batch.len());
+        let ids = rows
+            .zip(&prepared.tokens)
+            .map(|(row, &tokens)| {
+                let row = row[..tokens].iter();
+                row.filter_map(|&id| u32::try_from(id).ok()).collect()
+            })
+            .collect();
+        let job = Job::Padded {
+            batch: prepared.batch,
+            pad_rows: prepared.pad_rows,
+            length: prepared.length,
+        };
+        let source = Self::of_texts(job, texts, ids, tokenizer, args);
+        Ok(Source {
+            image_mask: prepared.image_mask,
+            ..source
+        })
+    }
+
+    fn of_texts(
+        job: Job,
+        texts: Vec<String>,
+        ids: Vec<Vec<u32>>,
+        tokenizer: &Tokenizer,
+        args: &EncodeArgs,
+    ) -> Self {
         let unknown = tokenizer.unk_id();
         let n_unknown = ids
             .iter()
@@ -165,25 +249,14 @@ impl Source {
         if n_unknown > 0 && !args.quiet {
             eprintln!("note: {n_unknown} tokens are not in the vocabulary and became `<unk>`");
         }
-        let job = match args.store {
-            Some(Store::Padded) if args.pool.is_none() => {
-                let pad = tokenizer
-                    .pad_id()
-                    .or(encoder.config().pad_token_id)
-                    .unwrap_or(0);
-                Job::Padded {
-                    batch: pad_to_longest(&ids, pad)?,
-                    pad_rows: PadRows::Zero,
-                }
-            }
-            _ => Job::Packed(ids.clone()),
-        };
-        Ok(Source {
+        Source {
             job,
             texts: Some(texts),
+            tokenizer: Some(tokenizer.describe()),
+            image_mask: None,
             ids,
             n_unknown,
-        })
+        }
     }
 
     /// Encodes and writes everything; returns the number of tokens computed.
@@ -226,14 +299,11 @@ impl Source {
     }
 
     fn values_a_row(&self, batch: &Batch, width: usize, pooled: bool) -> Vec<usize> {
+        let positions = |row| if pooled { 1 } else { self.job.row_length(row) };
         batch
             .rows
             .clone()
-            .map(|row| match &self.job {
-                _ if pooled => width,
-                Job::Packed(ids) => ids[row].len() * width,
-                Job::Padded { batch, .. } => batch.len() * width,
-            })
+            .map(|row| positions(row) * width)
             .collect()
     }
 
@@ -247,7 +317,7 @@ impl Source {
         } else {
             let shape = match &self.job {
                 Job::Packed(ids) => vec![ids.iter().map(Vec::len).sum(), d_model],
-                Job::Padded { batch, .. } => vec![rows, batch.len(), d_model],
+                Job::Padded { length, .. } => vec![rows, *length, d_model],
             };
             floats.push(("last_hidden_state".to_owned(), shape.clone()));
             if args.hidden_states {
@@ -287,16 +357,24 @@ impl Source {
                     ("input_ids", vec![flat.len()], flat),
                 ]
             }
-            Job::Padded { batch, .. } => {
-                let shape = vec![batch.rows(), batch.len()];
-                let mask = match batch.mask() {
-                    PaddedMask::Keys(keys) => keys.iter().map(|&key| i64::from(key)).collect(),
-                    _ => vec![1; batch.rows() * batch.len()],
-                };
-                vec![
-                    ("input_ids", shape.clone(), batch.ids().to_vec()),
-                    ("attention_mask", shape, mask),
-                ]
+            Job::Padded { batch, length, .. } => {
+                let shape = vec![batch.rows(), *length];
+                let rows = batch.ids().chunks_exact(batch.len());
+                let ids = rows.flat_map(|row| row[..*length].to_vec()).collect();
+                let mask = self
+                    .ids
+                    .iter()
+                    .flat_map(|row| (0..*length).map(|position| i64::from(position < row.len())))
+                    .collect();
+                let mut tensors = vec![
+                    ("input_ids", shape.clone(), ids),
+                    ("attention_mask", shape.clone(), mask),
+                ];
+                if let Some(mask) = &self.image_mask {
+                    let mask = mask.iter().map(|&seen| i64::from(seen)).collect();
+                    tensors.push(("image_mask", shape, mask));
+                }
+                tensors
             }
         }
     }
@@ -355,6 +433,7 @@ fn summary(
     json!({
         "output": args.output.display().to_string(),
         "model": encoder.path().display().to_string(),
+        "tokenizer": source.tokenizer,
         "backend": encoder.backend_name(),
         "dtype": args.dtype,
         "rows": source.job.n_rows(),

@@ -323,6 +323,21 @@ impl Layout {
     /// Slot of a token whose result is reported as zeros.
     const DROPPED: usize = usize::MAX;
 
+    /// The same layout with positions from `len` on cut off.
+    #[must_use]
+    pub fn truncated(mut self, len: usize) -> Self {
+        let len = len.min(self.len);
+        for slot in &mut self.slots {
+            *slot = match (*slot / self.len, *slot % self.len) {
+                _ if *slot == Self::DROPPED => Self::DROPPED,
+                (row, column) if column < len => row * len + column,
+                _ => Self::DROPPED,
+            };
+        }
+        self.len = len;
+        self
+    }
+
     /// `[tokens, width]` to `[rows, len, width]`, zeros where nothing was computed.
     ///
     /// # Panics

@@ -131,6 +131,18 @@ fn slices_are_the_rows_they_name() {
 }
 
 #[test]
+fn a_truncated_layout_cuts_positions_off() {
+    let batch = padded(&[1, 2, 3, 4, 5, 6], 2, PaddedMask::None);
+    let (_, layout) = batch.pack(PadRows::Zero, 10).unwrap();
+    let values: Vec<f32> = (0..6).map(|v| v as f32).collect();
+    assert_eq!(
+        layout.clone().truncated(2).unpack(&values, 1),
+        [0.0, 1.0, 3.0, 4.0]
+    );
+    assert_eq!(layout.clone().truncated(9), layout);
+}
+
+#[test]
 fn wrong_lengths_are_named() {
     let error = |mask| {
         PaddedBatch::new(vec![0; 6], 2, 3, mask)

@@ -189,8 +189,14 @@ impl T5Config {
             relative_attention_max_distance: shape.max_distance,
             layer_norm_epsilon: shape.eps,
             feed_forward: match shape.is_gated {
-                true => FeedForward { gated: true, activation: Activation::GeluTanh },
-                false => FeedForward { gated: false, activation: Activation::Relu },
+                true => FeedForward {
+                    gated: true,
+                    activation: Activation::GeluTanh,
+                },
+                false => FeedForward {
+                    gated: false,
+                    activation: Activation::Relu,
+                },
             },
             tie_word_embeddings: None,
             scale_decoder_outputs: None,

@@ -287,18 +287,7 @@ impl Tokenizer {
             Kind::Slow(slow) => slow.decode(ids, skip_special_tokens),
             Kind::Fast(fast) => fast.decode(ids, skip_special_tokens),
             Kind::Bytes(bytes) => bytes.decode(ids, skip_special_tokens),
-            Kind::Raw(raw) => {
-                let piece = |&id: &u32| {
-                    raw.piece(id).ok_or_else(|| {
-                        Error::input(format!(
-                            "id {id} is not in the vocabulary of {} ids",
-                            raw.len()
-                        ))
-                    })
-                };
-                let pieces: Vec<&str> = ids.iter().map(piece).collect::<Result<_>>()?;
-                Ok(raw.decode(&pieces))
-            }
+            Kind::Raw(raw) => raw.decode_ids(ids),
         }
     }
 

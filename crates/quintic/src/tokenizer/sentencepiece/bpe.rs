@@ -93,14 +93,14 @@ impl Bpe {
         }
     }
 
-    /// Calls `emit` with the text of each final symbol, in order, and with its id as
-    /// `id_of` gives it. `mergeable` holds the pieces that text can be merged into: the
-    /// normal, user-defined and unused ones.
+    /// Calls `emit` with the text of each final symbol, in order, and with its id, if it
+    /// has one. `mergeable` holds the normal, user-defined and unused pieces. A piece
+    /// marked as unused is never handed out: it is taken apart again, and if it is a
+    /// single character, it has no id.
     pub(crate) fn cut<'t>(
         &self,
         text: &'t str,
         mergeable: &PieceIds,
-        id_of: impl Fn(&str) -> Option<u32>,
         mut emit: impl FnMut(&'t str, Option<u32>),
     ) {
         let mut merging = Merging {
@@ -117,15 +117,16 @@ impl Bpe {
         while let Some(symbol) = merging.symbols.get(index as usize) {
             stack.push(merging.text_of(*symbol));
             while let Some(part) = stack.pop() {
-                let id = id_of(part);
+                let id = mergeable.get(part).copied();
                 let unused = id.is_some_and(|id| self.unused[id as usize]);
                 match merging.halves.get(part) {
-                    Some(&half) if unused => {
+                    _ if !unused => emit(part, id),
+                    Some(&half) => {
                         let (left, right) = part.split_at(half);
                         stack.push(right);
                         stack.push(left);
                     }
-                    _ => emit(part, id),
+                    None => emit(part, None),
                 }
             }
             index = symbol.next;

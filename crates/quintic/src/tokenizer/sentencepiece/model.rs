@@ -53,6 +53,15 @@ impl SentencePiece {
             false => None,
         };
         check_byte_pieces(&proto.pieces, proto.trainer.byte_fallback)?;
+        if proto.trainer.model_type == ModelType::Bpe {
+            // Unigram models may have a control piece and a normal piece of one text.
+            if let Some(text) = reserved.keys().find(|&text| normal.contains_key(text)) {
+                return Err(Error::tokenizer(format!(
+                    "pieces {} and {} have the same text `{text}`",
+                    reserved[text], normal[text]
+                )));
+            }
+        }
         let algorithm = match proto.trainer.model_type {
             ModelType::Unigram if normal.is_empty() => {
                 return Err(Error::tokenizer(
@@ -196,8 +205,7 @@ impl SentencePiece {
     ///
     /// # Errors
     ///
-    /// A text of 4 GiB or more, or a BPE model in which a character is a control piece
-    /// (SentencePiece fails on such texts too).
+    /// A text of 4 GiB or more.
     pub(crate) fn encode_with(
         &self,
         text: &str,
@@ -213,7 +221,6 @@ impl SentencePiece {
         // Start and end of the run of unknown characters that is still open.
         let mut open: Option<(usize, usize)> = None;
         let mut end = 0;
-        let mut control = None;
         let mut next = |piece: &str, id: u32| {
             let start = end;
             end += piece.len();
@@ -226,45 +233,49 @@ impl SentencePiece {
                     if let Some((start, end)) = open.take() {
                         emit(EncodedPiece::Unknown(&normalized[start..end]));
                     }
-                    if self.kind(id) == PieceKind::Control {
-                        control.get_or_insert(id);
-                    }
                     emit(EncodedPiece::Known(id));
                 }
             }
         };
         match &self.algorithm {
             Algorithm::Unigram(unigram) => unigram.cut(&normalized, next),
-            Algorithm::Bpe(bpe) => bpe.cut(
-                &normalized,
-                &self.normal,
-                |piece| self.find(piece),
-                |piece, id| next(piece, id.unwrap_or(self.unk_id)),
-            ),
+            Algorithm::Bpe(bpe) => bpe.cut(&normalized, &self.normal, |piece, id| {
+                next(piece, id.unwrap_or(self.unk_id))
+            }),
         }
         if let Some((start, end)) = open {
             emit(EncodedPiece::Unknown(&normalized[start..end]));
         }
-        match control {
-            Some(id) => Err(Error::tokenizer(format!(
-                "control piece {id} is a character of the text, so it cannot be encoded"
-            ))),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Puts pieces together to text: U+2581 becomes a space, byte pieces become
     /// characters, control pieces vanish, the unknown piece becomes the model's
     /// `unk_surface`. A text that is no piece stays as it is.
-    pub(crate) fn decode<S: AsRef<str>>(&self, pieces: &[S]) -> String {
+    pub(crate) fn decode(&self, pieces: &[&str]) -> String {
+        self.join(pieces.iter().map(|&piece| (self.id_of(piece), piece)))
+    }
+
+    /// As [`SentencePiece::decode`], for ids. It differs where two pieces share a text.
+    pub(crate) fn decode_ids(&self, ids: &[u32]) -> Result<String> {
+        for &id in ids {
+            if self.piece(id).is_none() {
+                return Err(Error::input(format!(
+                    "id {id} is not in the vocabulary of {} ids",
+                    self.len()
+                )));
+            }
+        }
+        Ok(self.join(ids.iter().filter_map(|&id| Some((id, self.piece(id)?)))))
+    }
+
+    fn join<'p>(&self, pieces: impl Iterator<Item = (u32, &'p str)>) -> String {
         let mut text = String::new();
         let mut bytes = Vec::new();
         // True until the first text is there: a space in front of it is the dummy prefix.
         let mut at_start = true;
         let mut took_space = false;
-        for piece in pieces {
-            let piece = piece.as_ref();
-            let id = self.id_of(piece);
+        for (id, piece) in pieces {
             if self.kind(id) == PieceKind::Byte {
                 bytes.extend(byte_of(piece));
                 continue;

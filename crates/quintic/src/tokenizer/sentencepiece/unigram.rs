@@ -7,13 +7,21 @@ use super::trie::PieceTrie;
 /// An unknown character scores this much less than the worst piece.
 const UNKNOWN_PENALTY: f32 = 10.0;
 
+/// Score of a user-defined piece of `len` bytes, whatever its own score says. It grows with
+/// the length, while real scores are negative, so such pieces are taken where they occur.
+///
+/// SentencePiece 0.2.3 behaves so; older versions used `len * (highest score) - 0.1`.
+fn user_defined_score(len: usize) -> f32 {
+    (0.1 * (len as f64 - 1.0)) as f32
+}
+
 /// Viterbi search over all cuts.
 ///
 /// # Numerics
 ///
-/// The score of the best path to each position is stored in f32, but a candidate is
-/// `f64(piece score) + f64(path score)` and is compared before it is rounded. SentencePiece
-/// does the same (its candidate's type is `double`), and ties between cuts depend on it.
+/// Scores are added and compared in f32, as in SentencePiece 0.2.3. Cuts that differ only
+/// in the order of their pieces are told apart by rounding alone, so the type matters; of
+/// equal sums the one whose last piece is longest wins.
 #[derive(Clone, Debug)]
 pub(crate) struct Unigram {
     trie: PieceTrie,
@@ -21,7 +29,6 @@ pub(crate) struct Unigram {
     user_defined: Vec<bool>,
     unk_id: u32,
     unk_score: f32,
-    max_score: f32,
 }
 
 #[derive(Clone, Copy)]
@@ -34,16 +41,11 @@ struct Best {
 
 impl Unigram {
     pub(crate) fn new(pieces: &[Piece], unk_id: u32) -> Self {
-        let normal = || {
-            pieces
-                .iter()
-                .filter(|piece| piece.kind == PieceKind::Normal)
-                .map(|piece| piece.score)
-        };
-        // Starting from the smallest positive number is SentencePiece's choice: with
-        // scores that are all negative, user-defined pieces score just below 0.
-        let max_score = normal().fold(f32::MIN_POSITIVE, f32::max);
-        let min_score = normal().fold(f32::MAX, f32::min);
+        let min_score = pieces
+            .iter()
+            .filter(|piece| piece.kind == PieceKind::Normal)
+            .map(|piece| piece.score)
+            .fold(f32::MAX, f32::min);
         let keys = pieces.iter().zip(0..).filter_map(|(piece, id)| {
             matches!(piece.kind, PieceKind::Normal | PieceKind::UserDefined)
                 .then_some((piece.text.as_str(), id))
@@ -57,7 +59,6 @@ impl Unigram {
                 .collect(),
             unk_id,
             unk_score: min_score - UNKNOWN_PENALTY,
-            max_score,
         }
     }
 
@@ -77,15 +78,15 @@ impl Unigram {
             let mut has_single = false;
             self.trie.for_each_prefix(&bytes[start..], |len, id| {
                 let score = if self.user_defined[id as usize] {
-                    f64::from(len as f32 * self.max_score) - 0.1
+                    user_defined_score(len)
                 } else {
-                    f64::from(self.scores[id as usize])
+                    self.scores[id as usize]
                 };
-                let candidate = score + f64::from(so_far);
+                let candidate = score + so_far;
                 let target = &mut best[start + len];
-                if target.start == u32::MAX || candidate > f64::from(target.score) {
+                if target.start == u32::MAX || candidate > target.score {
                     *target = Best {
-                        score: candidate as f32,
+                        score: candidate,
                         start: start as u32,
                         id,
                     };

