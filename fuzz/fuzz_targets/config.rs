@@ -1,4 +1,13 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    let _ = quintic::config::T5Config::from_json(data);
+
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use quintic_fuzz::{leave_caught_panics_alone, mutate, target};
+
+fuzz_target!(
+    init: leave_caught_panics_alone(),
+    |input: &[u8]| (target("config").check)(input)
+);
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutate(target("config"), data, size, max_size, seed)
 });
