@@ -345,7 +345,19 @@ fn tokenizer_json_files_are_refused_with_a_reason() {
                 let rule = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
                 json["normalizer"] = json!({"type": "Sequence", "normalizers": vec![rule; 64]});
             }),
-            "can make a text 18446744073709551616 times longer, expected at most 16384",
+            "can make a text 18446744073709551616 times longer, expected at most 4096",
+        ),
+        (
+            "many long tokens that grow",
+            small_json(|json| {
+                let rule = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(9999)});
+                json["normalizer"] = rule;
+                let mut token = json["added_tokens"][2].clone();
+                token["content"] = "a".repeat(900).into();
+                let tokens = json["added_tokens"].as_array_mut().unwrap();
+                tokens.extend(vec![token; 20]);
+            }),
+            "can become 9999 times longer, expected at most 67108864 bytes",
         ),
         (
             "rules of the decoder that double the text",

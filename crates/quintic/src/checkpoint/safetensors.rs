@@ -224,9 +224,11 @@ fn check_entry(name: String, raw: RawEntry, data_start: usize, data_len: usize) 
 
 /// Bytes of a tensor, or why there is no such number.
 fn n_bytes(shape: &[u64], bits: u64) -> Result<u64, &'static str> {
+    // Extents first, as the reference reader counts: a 0 behind a huge extent makes no bytes.
     let bits = shape
         .iter()
-        .try_fold(bits, |bits, &dim| bits.checked_mul(dim))
+        .try_fold(1u64, |n, &dim| n.checked_mul(dim))
+        .and_then(|n| n.checked_mul(bits))
         .ok_or("overflows")?;
     match bits % 8 {
         0 => Ok(bits / 8),

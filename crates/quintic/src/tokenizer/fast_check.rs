@@ -15,7 +15,11 @@ const MAX_PIECE_BYTES: usize = 1000;
 /// How many times longer the rules of a file may make a text. Rules that double it one after
 /// the other would fill any memory from a text of one letter; published files stay below
 /// 1000 as [`growth`] counts.
-const MAX_GROWTH: f64 = 16384.0;
+const MAX_GROWTH: f64 = 4096.0;
+
+/// Bytes that the texts of all added tokens may have after normalization; published files
+/// stay below 10 MB.
+const MAX_ADDED_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
 
 #[derive(Deserialize)]
 struct Outline {
@@ -81,6 +85,19 @@ pub(crate) fn check_json(json: &[u8]) -> Result<()> {
         check_len(&token.content).map_err(|error| error.at(place))?;
     }
     let normalized = growth(&outline.normalizer).map_err(|error| error.at("normalizer"))?;
+    // The crate normalizes added tokens when it loads them, before there is any text.
+    let added: usize = outline
+        .added_tokens
+        .iter()
+        .map(|token| token.content.len())
+        .sum();
+    if normalized * added as f64 > MAX_ADDED_BYTES {
+        return Err(Error::tokenizer(format!(
+            "added tokens of {added} bytes can become {normalized:.0} times longer, expected at \
+             most {MAX_ADDED_BYTES:.0} bytes after that"
+        ))
+        .at("normalizer"));
+    }
     let cut = growth(&outline.pre_tokenizer).map_err(|error| error.at("pre_tokenizer"))?;
     check_growth(normalized * cut, "the normalizer and the pre-tokenizer")?;
     let decoded = growth(&outline.decoder).map_err(|error| error.at("decoder"))?;
