@@ -9,7 +9,7 @@ use quintic::batch::PadRows;
 
 /// Hidden states of T5-family text encoders.
 #[derive(Debug, Parser)]
-#[command(name = "quintic", version, about, max_term_width = 100)]
+#[command(name = "quintic", version, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -54,8 +54,7 @@ pub(crate) struct FileArgs {
     /// Hugging Face cache folder; default as in `huggingface_hub`.
     #[arg(long)]
     pub(crate) cache_dir: Option<PathBuf>,
-    /// Fetch the files of a repository id that are not in the cache.
-    #[cfg(feature = "hub")]
+    /// Fetch the files of a repository id that are not in the cache (builds with feature `hub`).
     #[arg(long)]
     pub(crate) download: bool,
     /// Tokenizer folder or file (`tokenizer.json`, `spiece.model`), if not the model's own.
@@ -91,7 +90,8 @@ pub(crate) struct EncodeArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
     /// Column of a .tsv or field of a .jsonl that holds the text.
-    #[arg(long, requires = "input")]
+    // With TEXT, clap would take `requires` for satisfied: TEXT excludes `--input`.
+    #[arg(long, requires = "input", conflicts_with_all = ["texts", "input_ids"])]
     pub(crate) column: Option<String>,
     /// safetensors file with `input_ids` [rows, len] and optionally `attention_mask`
     /// ([rows, len] or [rows, len, len]) or `document_ids` [rows, len].
@@ -116,10 +116,10 @@ pub(crate) struct EncodeArgs {
     #[arg(long, conflicts_with = "pool")]
     pub(crate) hidden_states: bool,
     /// Results at padding: zeros, or computed as Hugging Face does.
-    #[arg(long, value_enum, requires = "input_ids")]
+    #[arg(long, value_enum, requires = "input_ids", conflicts_with_all = ["texts", "input"])]
     pub(crate) pad_rows: Option<PadRowsArg>,
     /// Layout of texts' results: real tokens laid end to end, or padded to the longest text.
-    #[arg(long, value_enum, conflicts_with = "input_ids")]
+    #[arg(long, value_enum, conflicts_with_all = ["input_ids", "pool"])]
     pub(crate) store: Option<Store>,
     /// Type that products compute in.
     #[arg(long, default_value = "f32", value_parser = ["f32"])]
@@ -133,7 +133,7 @@ pub(crate) struct EncodeArgs {
     /// Tokens computed at a time; more need more memory.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_tokens: u32,
-    /// Print a summary as a JSON object on standard output.
+    /// Print a summary as a JSON object on standard output; not together with `--output -`.
     #[arg(long)]
     pub(crate) json: bool,
     /// No progress bar and no notes.
@@ -227,8 +227,15 @@ pub(crate) struct InspectArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct TokenizeArgs {
+    /// Model whose tokenizer it is, or a folder of tokenizer files.
+    #[arg(
+        long,
+        value_name = "DIR|FILE|ID",
+        required_unless_present = "tokenizer"
+    )]
+    pub(crate) model: Option<String>,
     #[command(flatten)]
-    pub(crate) model: ModelArgs,
+    pub(crate) files: FileArgs,
     /// Texts to split.
     #[arg(value_name = "TEXT", required_unless_present = "input")]
     pub(crate) texts: Vec<String>,
@@ -236,7 +243,7 @@ pub(crate) struct TokenizeArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "texts")]
     pub(crate) input: Option<PathBuf>,
     /// Column of a .tsv or field of a .jsonl that holds the text.
-    #[arg(long, requires = "input")]
+    #[arg(long, requires = "input", conflicts_with = "texts")]
     pub(crate) column: Option<String>,
     /// Cut to this many tokens, end token included.
     #[arg(long)]
@@ -258,7 +265,7 @@ pub(crate) struct CompareArgs {
     /// Compare only this tensor.
     #[arg(long)]
     pub(crate) tensor: Option<String>,
-    /// Fail (exit code 1) if any absolute difference is above this.
+    /// Exit with code 1 if any absolute difference is above this, or NaN.
     #[arg(long, value_name = "X")]
     pub(crate) max: Option<f64>,
     /// Print a JSON object.

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use quintic::{Error, ErrorKind, Result};
 
-/// The exit code of an error; 0 is success and 2 is clap's for a wrong command line.
+/// The exit code of an error; 0 is success, 1 is `compare`'s for a difference and 2 is clap's
+/// for a wrong command line.
 pub(crate) fn code(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::Io => 3,
@@ -21,12 +22,23 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
 }
 
 /// Prints an error with its causes, and turns the result into an exit code.
-pub(crate) fn report(result: Result<()>) -> ExitCode {
-    let Err(error) = result else {
-        return ExitCode::SUCCESS;
+pub(crate) fn report(result: Result<ExitCode>) -> ExitCode {
+    let error = match result {
+        Ok(code) => return code,
+        Err(error) => error,
     };
-    eprintln!("{}", text(&error));
+    if !is_closed_pipe(&error) {
+        eprintln!("{}", text(&error));
+    }
     ExitCode::from(code(error.kind()))
+}
+
+/// Whoever closed our standard output, such as `head`, has what it wanted: no words.
+fn is_closed_pipe(error: &Error) -> bool {
+    let cause = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn text(error: &Error) -> String {

@@ -7,19 +7,24 @@ mod exit;
 mod job;
 mod memory;
 mod model;
+mod pooling;
+mod show;
 mod sink;
+mod source;
 mod texts;
+
+use std::process::ExitCode;
 
 use clap::Parser;
 
 use args::{Cli, Command};
 
-fn main() -> std::process::ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
-        Command::Encode(args) => commands::encode::run(args),
-        Command::Inspect(args) => commands::inspect::run(args),
-        Command::Tokenize(args) => commands::tokenize::run(args),
+        Command::Encode(args) => commands::encode::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Inspect(args) => commands::inspect::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Tokenize(args) => commands::tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => commands::compare::run(args),
     };
     exit::report(result)

@@ -1,18 +1,29 @@
 //! From `--model` and its companions to a loaded encoder and tokenizer.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use quintic::checkpoint::hub::{self, HubOptions};
+use indicatif::{ProgressBar, ProgressStyle};
+use quintic::checkpoint::hub::{self, HubOptions, ProgressCallback};
 use quintic::checkpoint::{Checkpoint, OpenOptions};
 use quintic::preset::TokenizerClass;
 use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
 use quintic::{BackendKind, Error, ErrorKind, Result, TextEncoder};
 
-use crate::args::{FileArgs, ModelArgs, TokenizerKind};
+use crate::args::{FileArgs, TokenizerKind};
 
 /// The files of a model, opened but not loaded.
 pub(crate) fn open(model: &str, args: &FileArgs) -> Result<Checkpoint> {
+    if args.download && !cfg!(feature = "hub") {
+        return Err(
+            Error::unsupported("this build cannot download, but `--download` was given")
+                .hint("build it with `--features hub`"),
+        );
+    }
     let options = HubOptions {
+        // Without `--download` nothing leaves this machine; with it, HF_HUB_OFFLINE decides.
+        offline: (!args.download).then_some(true),
+        progress: Some(download_progress()),
         revision: args.revision.clone(),
         cache_dir: args.cache_dir.clone(),
         variant: args.variant.clone(),
@@ -26,6 +37,25 @@ pub(crate) fn open(model: &str, args: &FileArgs) -> Result<Checkpoint> {
         prefix: args.prefix.clone(),
     };
     Checkpoint::open(path, &files)
+}
+
+/// One bar for the file that is being fetched.
+fn download_progress() -> ProgressCallback {
+    let bar = Mutex::new(ProgressBar::hidden());
+    Arc::new(move |progress| {
+        let Ok(mut bar) = bar.lock() else { return };
+        if bar.message() != progress.file {
+            bar.finish_and_clear();
+            *bar = ProgressBar::new(progress.total_bytes.unwrap_or(0));
+            if let Ok(style) =
+                ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}, {eta} left")
+            {
+                bar.set_style(style);
+            }
+            bar.set_message(progress.file.to_owned());
+        }
+        bar.set_position(progress.done_bytes);
+    })
 }
 
 /// The encoder, with notes on what is odd about it on standard error.
@@ -64,18 +94,15 @@ fn notes(encoder: &TextEncoder) -> Vec<String> {
 
 /// The tokenizer of a model whose weights need not be there: a folder of tokenizer files will
 /// do.
-pub(crate) fn tokenizer_alone(args: &ModelArgs) -> Result<Tokenizer> {
-    let path = Path::new(&args.model);
-    if args.files.tokenizer.is_none() && path.is_dir() && args.files.subfolder.is_none() {
-        match open(&args.model, &args.files) {
-            Ok(checkpoint) => return tokenizer(&checkpoint, args, None),
-            Err(_) => return Tokenizer::from_dir(path, choice(args)),
+pub(crate) fn tokenizer_alone(model: &str, args: &FileArgs) -> Result<Tokenizer> {
+    let folder = Path::new(model);
+    match open(model, args) {
+        Ok(checkpoint) => tokenizer(&checkpoint, args, None),
+        Err(_) if folder.is_dir() && args.subfolder.is_none() => {
+            Tokenizer::from_dir(folder, choice(args))
         }
+        Err(error) => Err(error),
     }
-    if let Some(path) = &args.files.tokenizer {
-        return at(path, args);
-    }
-    tokenizer(&open(&args.model, &args.files)?, args, None)
 }
 
 /// The tokenizer that `--tokenizer` names, the one beside the model, or the one inside its
@@ -84,11 +111,11 @@ pub(crate) fn tokenizer_alone(args: &ModelArgs) -> Result<Tokenizer> {
 /// Where both kinds are there and the user did not choose, a preset's pipeline does.
 pub(crate) fn tokenizer(
     checkpoint: &Checkpoint,
-    args: &ModelArgs,
+    args: &FileArgs,
     class: Option<TokenizerClass>,
 ) -> Result<Tokenizer> {
-    if let Some(path) = &args.files.tokenizer {
-        return at(path, args);
+    if let Some(path) = &args.tokenizer {
+        return tokenizer_at(path, args);
     }
     if let Some(folder) = checkpoint.tokenizer_folder() {
         let has = |file: &str| folder.join(file).is_file();
@@ -113,17 +140,22 @@ pub(crate) fn tokenizer(
     )
 }
 
-fn choice(args: &ModelArgs) -> TokenizerChoice {
-    match args.files.tokenizer_kind {
-        TokenizerKind::Auto => TokenizerChoice::Auto,
-        TokenizerKind::Fast => TokenizerChoice::Fast,
-        TokenizerKind::Slow => TokenizerChoice::Slow,
+/// The tokenizer of a folder or file.
+pub(crate) fn tokenizer_at(path: &Path, args: &FileArgs) -> Result<Tokenizer> {
+    match (path.is_dir(), args.tokenizer_kind) {
+        (true, _) => Tokenizer::from_dir(path, choice(args)),
+        (false, TokenizerKind::Auto) => Tokenizer::from_file(path),
+        (false, _) => Err(
+            Error::input("`--tokenizer-kind` chooses among the files of a folder")
+                .at(path.display()),
+        ),
     }
 }
 
-fn at(path: &Path, args: &ModelArgs) -> Result<Tokenizer> {
-    match path.is_dir() {
-        true => Tokenizer::from_dir(path, choice(args)),
-        false => Tokenizer::from_file(path),
+fn choice(args: &FileArgs) -> TokenizerChoice {
+    match args.tokenizer_kind {
+        TokenizerKind::Auto => TokenizerChoice::Auto,
+        TokenizerKind::Fast => TokenizerChoice::Fast,
+        TokenizerKind::Slow => TokenizerChoice::Slow,
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use quintic::output::jsonl::{self, JsonlWriter};
 use quintic::output::npy::NpyWriter;
 use quintic::output::safetensors::{SafetensorsWriter, TensorSpec};
-use quintic::{DType, Error, Result};
+use quintic::{DType, Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
 /// What one run writes: tensors whose first extent runs over rows or over tokens.
@@ -23,7 +23,8 @@ pub(crate) struct Plan {
 /// One row for a format that writes row by row.
 pub(crate) struct RowInfo<'a> {
     pub(crate) text: Option<&'a str>,
-    pub(crate) ids: &'a [u32],
+    /// As many as there are vectors, padding included, unless the row is pooled.
+    pub(crate) ids: Vec<i64>,
 }
 
 pub(crate) enum Sink {
@@ -57,8 +58,17 @@ impl Sink {
                     .hint("write a .safetensors file"),
             )
         };
+        let json_numbers = || match plan.dtype {
+            DType::F32 => Ok(()),
+            other => Err(
+                Error::unsupported(format!("JSON lines hold f32 values, not {other}"))
+                    .at(path.display())
+                    .hint("drop `--output-dtype`, or write a .safetensors file"),
+            ),
+        };
         if path == Path::new("-") {
-            one_tensor("standard output")?;
+            one_tensor("a JSON line")?;
+            json_numbers()?;
             return Ok(Sink::Jsonl {
                 writer: None,
                 pooled,
@@ -93,16 +103,14 @@ impl Sink {
             }
             "jsonl" | "ndjson" => {
                 one_tensor("a JSON line")?;
+                json_numbers()?;
                 Ok(Sink::Jsonl {
                     writer: Some(JsonlWriter::create(path)?),
                     pooled,
                     row: 0,
                 })
             }
-            other => Err(Error::unsupported(format!(
-                "found the ending `.{other}`, expected .safetensors, .npy or .jsonl"
-            ))
-            .at(path.display())),
+            other => Err(unknown_ending(other, ".safetensors, .npy or .jsonl").at(path.display())),
         }
     }
 
@@ -169,9 +177,20 @@ fn line(row: usize, info: &RowInfo<'_>, values: &[f32], width: usize, pooled: bo
     Value::Object(line)
 }
 
-/// A line on standard output; a closed pipe is an error like any other, not a panic.
+/// A line on standard output; a closed pipe is an error, not a panic.
 pub(crate) fn print(line: &impl std::fmt::Display) -> Result<()> {
     use std::io::Write;
-    writeln!(std::io::stdout(), "{line}")
-        .map_err(|e| Error::io(Path::new("standard output"), "write", e))
+    writeln!(std::io::stdout(), "{line}").map_err(|e| {
+        Error::new(ErrorKind::Io, format!("cannot write: {e}"))
+            .at("standard output")
+            .source_error(e)
+    })
+}
+
+/// An ending that is not among the `expected` ones.
+pub(crate) fn unknown_ending(ending: &str, expected: &str) -> Error {
+    Error::unsupported(match ending {
+        "" => format!("the name has no ending, expected {expected}"),
+        ending => format!("found the ending `.{ending}`, expected {expected}"),
+    })
 }

@@ -6,6 +6,8 @@ use std::path::Path;
 use quintic::{Error, Result};
 use serde_json::Value;
 
+use crate::sink::unknown_ending;
+
 /// Names under which a column or field of texts is looked for if none is given.
 const USUAL_NAMES: [&str; 5] = ["text", "prompt", "Prompt", "caption", "sentence"];
 
@@ -14,14 +16,14 @@ const USUAL_NAMES: [&str; 5] = ["text", "prompt", "Prompt", "caption", "sentence
 ///
 /// # Errors
 ///
-/// Not found, not UTF-8 (naming the line), an unknown ending, a missing column or field.
+/// Not found, no texts, not UTF-8 (naming the line), an unknown ending, a missing column or field.
 pub(crate) fn read(path: &Path, column: Option<&str>) -> Result<Vec<String>> {
     let mut bytes = Vec::new();
     let is_stdin = path == Path::new("-");
     if is_stdin {
         std::io::stdin()
             .read_to_end(&mut bytes)
-            .map_err(|e| Error::io(path, "read", e))?;
+            .map_err(|e| Error::io(Path::new("standard input"), "read", e))?;
     } else {
         bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the texts", e))?;
     }
@@ -30,7 +32,16 @@ pub(crate) fn read(path: &Path, column: Option<&str>) -> Result<Vec<String>> {
         .and_then(|e| e.to_str())
         .unwrap_or_default();
     let ending = if is_stdin { "txt" } else { ending };
-    parse(&bytes, ending, column).map_err(|e| e.at(path.display()))
+    let place = if is_stdin {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    };
+    let texts = parse(&bytes, ending, column).map_err(|e| e.at(&place))?;
+    if texts.is_empty() {
+        return Err(Error::input("there are no texts").at(&place));
+    }
+    Ok(texts)
 }
 
 fn parse(bytes: &[u8], ending: &str, column: Option<&str>) -> Result<Vec<String>> {
@@ -42,9 +53,7 @@ fn parse(bytes: &[u8], ending: &str, column: Option<&str>) -> Result<Vec<String>
         "txt" => Ok(lines.into_iter().map(str::to_owned).collect()),
         "tsv" => from_tsv(&lines, column),
         "jsonl" | "ndjson" => from_jsonl(&lines, column),
-        other => Err(Error::unsupported(format!(
-            "found the ending `.{other}`, expected .txt, .tsv or .jsonl"
-        ))),
+        other => Err(unknown_ending(other, ".txt, .tsv or .jsonl")),
     }
 }
 

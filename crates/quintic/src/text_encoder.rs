@@ -91,6 +91,7 @@ pub struct TextEncoder {
     /// Where the model was found on this machine.
     path: PathBuf,
     unused_tensors: Vec<String>,
+    weight_bytes: u64,
 }
 
 impl TextEncoder {
@@ -127,12 +128,18 @@ impl TextEncoder {
         };
         // A surplus layer of the encoder means that the config is another model's.
         let unused = source.finish(|name| !name.starts_with("encoder.block."))?;
+        let weight_bytes = checkpoint
+            .entries()
+            .filter(|(name, _)| unused.binary_search_by(|n| n.as_str().cmp(name)).is_err())
+            .map(|(_, entry)| entry.n_bytes())
+            .sum();
         Ok(TextEncoder {
             encoder,
             config,
             head,
             path: checkpoint.path().to_owned(),
             unused_tensors: unused,
+            weight_bytes,
         })
     }
 
@@ -163,6 +170,19 @@ impl TextEncoder {
             .iter()
             .map(String::as_str)
             .filter(|name| !EncoderWeights::belongs_to_the_rest(name))
+    }
+
+    /// Bytes of the encoder's tensors in their stored type: what is read from the files.
+    pub fn weight_bytes(&self) -> u64 {
+        self.weight_bytes
+    }
+
+    /// Bytes that encoding holds at once for each token of a batch: the residual stream, the
+    /// operands of a layer's products, and the result, twice while it is read back.
+    pub fn activation_bytes_per_token(&self) -> u64 {
+        let config = &self.config;
+        let columns = 4 * config.d_model + 4 * config.inner_dim() + config.d_ff;
+        (columns * size_of::<f32>()) as u64
     }
 
     /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the

@@ -1,10 +1,13 @@
 //! `quintic compare`.
 
+use std::process::ExitCode;
+
 use quintic::checkpoint::SafetensorsFile;
 use quintic::{Error, Result, Tensor};
 use serde_json::{Value, json};
 
 use crate::args::CompareArgs;
+use crate::show::thousands;
 use crate::sink::print;
 
 /// The quantiles of the absolute difference that are shown.
@@ -20,7 +23,8 @@ struct Difference {
     relative_rms: f64,
 }
 
-pub(crate) fn run(args: &CompareArgs) -> Result<()> {
+/// Shows the differences; a failure's exit code if one is above `--max`.
+pub(crate) fn run(args: &CompareArgs) -> Result<ExitCode> {
     let (a, b) = (
         SafetensorsFile::open(&args.a)?,
         SafetensorsFile::open(&args.b)?,
@@ -36,15 +40,21 @@ pub(crate) fn run(args: &CompareArgs) -> Result<()> {
             show(difference)?;
         }
     }
-    let worst = differences.iter().map(|d| d.max).fold(0.0, f64::max);
-    match args.max {
-        Some(limit) if worst > limit || differences.iter().any(|d| d.max.is_nan()) => {
-            Err(Error::input(format!(
-                "the largest difference is {worst:e} (or NaN), above {limit:e}"
-            )))
-        }
-        _ => Ok(()),
+    let Some(limit) = args.max else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    // NaN is above every limit.
+    let above: Vec<&Difference> = differences
+        .iter()
+        .filter(|d| d.max > limit || d.max.is_nan())
+        .collect();
+    for difference in &above {
+        eprintln!(
+            "tensor `{}`: {:.3e} is above {limit:e}",
+            difference.name, difference.max
+        );
     }
+    Ok(ExitCode::from(u8::from(!above.is_empty())))
 }
 
 /// Tensors in both files. One that is in a single file is an error, unless one was named.
@@ -118,7 +128,10 @@ fn values(tensor: &Tensor) -> Result<Vec<f64>> {
 fn show(difference: &Difference) -> Result<()> {
     print(&format_args!(
         "{} ({} elements)\n  max {:.3e}   relative rms {:.3e}",
-        difference.name, difference.n_elements, difference.max, difference.relative_rms
+        difference.name,
+        thousands(difference.n_elements as u128),
+        difference.max,
+        difference.relative_rms
     ))?;
     let columns: Vec<String> = QUANTILES
         .iter()

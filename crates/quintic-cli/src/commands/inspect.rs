@@ -4,37 +4,34 @@ use quintic::batch::PackedBatch;
 use quintic::checkpoint::Checkpoint;
 use quintic::config::{Family, T5Config};
 use quintic::sentence::SentenceHead;
-use quintic::tokenizer::{Tokenizer, TokenizerChoice};
-use quintic::{BackendKind, Result, TextEncoder, config_of};
+use quintic::{BackendKind, Error, Result, TextEncoder, config_of};
 use serde_json::{Map, Value, json};
 
-use crate::args::InspectArgs;
+use crate::args::{FileArgs, InspectArgs};
 use crate::model;
+use crate::show::{aligned, size, thousands};
 use crate::sink::print;
 
+/// Shows the report; an encoder that does not load is an error after it.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     let checkpoint = model::open(&args.model, &args.files)?;
-    let report = report(&checkpoint, args.tensors)?;
+    let (report, loaded) = report(&checkpoint, args)?;
     if args.json {
-        return print(&Value::Object(report));
+        print(&Value::Object(report))?;
+    } else {
+        print(&for_people(&report))?;
     }
-    for (name, value) in &report {
-        show(name, value)?;
-    }
-    Ok(())
+    loaded
 }
 
-/// Everything `inspect` says, in the order it is shown. What is wrong with a part is said in
-/// its place: inspecting is for finding out.
-fn report(checkpoint: &Checkpoint, tensors: bool) -> Result<Map<String, Value>> {
+/// Everything `inspect` says, in the order it is shown, and whether the encoder loads. What is
+/// wrong with a part is said in its place: inspecting is for finding out.
+fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Value>, Result<()>)> {
     let config = config_of(checkpoint)?;
     let mut report = Map::new();
     let mut say = |name: &str, value: Value| report.insert(name.to_owned(), value);
     say("path", json!(checkpoint.path().display().to_string()));
-    say(
-        "format",
-        json!(format!("{:?}", checkpoint.format()).to_lowercase()),
-    );
+    say("format", json!(checkpoint.format().to_string()));
     let files: Vec<String> = checkpoint
         .weight_files()
         .map(|f| f.display().to_string())
@@ -69,29 +66,31 @@ fn report(checkpoint: &Checkpoint, tensors: bool) -> Result<Map<String, Value>> 
         )),
     );
     let (bytes, dtypes) = stored(checkpoint);
-    say("stored", json!(dtypes));
+    say("tensors_by_type", json!(dtypes));
     say("stored_bytes", json!(bytes));
     say(
         "encoder_parameters",
-        json!(config.encoder_parameters().to_string()),
+        json!(u64::try_from(config.encoder_parameters()).ok()),
     );
-    say(
-        "has_decoder",
-        json!(checkpoint.names().any(|name| name.starts_with("decoder."))),
-    );
-    say(
-        "output_head",
-        json!(if checkpoint.contains("lm_head.weight") {
-            "own"
-        } else {
-            "tied"
-        }),
-    );
-    say("tokenizer", json!(tokenizer(checkpoint)));
-    if let Some(folder) = checkpoint.config_path().and_then(|path| path.parent())
-        && let Some(head) = SentenceHead::open(folder, config.d_model)?
-    {
-        say("sentence_head", json!(head.describe()));
+    let has_decoder = checkpoint.names().any(|name| name.starts_with("decoder."));
+    say("has_decoder", json!(has_decoder));
+    let head = match (checkpoint.contains("lm_head.weight"), has_decoder) {
+        (true, _) => "own",
+        (false, true) => "tied to the embedding",
+        (false, false) => "none",
+    };
+    say("output_head", json!(head));
+    say("tokenizer", json!(tokenizer(checkpoint, &args.files)));
+    if let Some(folder) = checkpoint.config_path().and_then(|path| path.parent()) {
+        match SentenceHead::open(folder, config.d_model) {
+            Ok(Some(head)) => {
+                say("sentence_head", json!(head.describe()));
+            }
+            Ok(None) => {}
+            Err(e) => {
+                say("sentence_head", json!(in_a_line(&e)));
+            }
+        }
     }
     say("warnings", json!(config.warnings));
     let unused: Map<String, Value> = config
@@ -100,20 +99,27 @@ fn report(checkpoint: &Checkpoint, tensors: bool) -> Result<Map<String, Value>> 
         .map(|field| (field.name.clone(), json!(field.reason)))
         .collect();
     say("unused_fields", json!(unused));
-    say("encoder", json!(runs(checkpoint)));
-    if tensors {
+    let loaded = TextEncoder::from_checkpoint(checkpoint, BackendKind::default());
+    if let Ok(encoder) = &loaded {
+        let memory = json!({
+            "weights_bytes": encoder.weight_bytes(),
+            "per_1000_tokens_bytes": 1000 * encoder.activation_bytes_per_token(),
+        });
+        say("memory", memory);
+    }
+    let runs = loaded.as_ref().map_or_else(in_a_line, runs);
+    say("encoder", json!(runs));
+    if args.tensors {
         let list: Map<String, Value> = checkpoint
             .entries()
             .map(|(name, entry)| {
-                (
-                    name.to_owned(),
-                    json!(format!("{} {:?}", entry.dtype_name(), entry.shape())),
-                )
+                let text = format!("{} {:?}", entry.dtype_name(), entry.shape());
+                (name.to_owned(), json!(text))
             })
             .collect();
         say("tensors", json!(list));
     }
-    Ok(report)
+    Ok((report, loaded.map(|_| ())))
 }
 
 fn shape(config: &T5Config) -> Value {
@@ -143,64 +149,85 @@ fn stored(checkpoint: &Checkpoint) -> (u64, Map<String, Value>) {
     (bytes, counts)
 }
 
-fn tokenizer(checkpoint: &Checkpoint) -> String {
-    let Some(folder) = checkpoint.tokenizer_folder() else {
-        return match checkpoint.embedded_tokenizer() {
-            Ok(Some(_)) => "inside the weight file".to_owned(),
-            Ok(None) => "none".to_owned(),
-            Err(e) => e.to_string(),
-        };
-    };
-    match Tokenizer::from_dir(folder, TokenizerChoice::Auto) {
+fn tokenizer(checkpoint: &Checkpoint, files: &FileArgs) -> String {
+    match model::tokenizer(checkpoint, files, None) {
         Ok(tokenizer) => tokenizer.describe(),
-        Err(e) => e.to_string(),
+        Err(_) if has_no_tokenizer(checkpoint, files) => "none".to_owned(),
+        Err(e) => in_a_line(&e),
     }
 }
 
-/// Loads the encoder and runs one token through it: the only proof that it works.
-fn runs(checkpoint: &Checkpoint) -> String {
-    let encoder = match TextEncoder::from_checkpoint(checkpoint, BackendKind::Reference) {
-        Ok(encoder) => encoder,
-        Err(e) => return e.to_string(),
-    };
+fn has_no_tokenizer(checkpoint: &Checkpoint, files: &FileArgs) -> bool {
+    files.tokenizer.is_none()
+        && checkpoint.tokenizer_folder().is_none()
+        && matches!(checkpoint.embedded_tokenizer(), Ok(None))
+}
+
+/// Runs one token through the encoder: the only proof that it works.
+fn runs(encoder: &TextEncoder) -> String {
     let batch = match PackedBatch::from_rows(&[vec![0]], encoder.config().vocab_size) {
         Ok(batch) => batch,
-        Err(e) => return e.to_string(),
+        Err(e) => return in_a_line(&e),
     };
+    let states = encoder.hidden_states(&batch, false);
     let surplus: Vec<&str> = encoder.surplus_tensors().collect();
-    let finite = encoder
-        .hidden_states(&batch, false)
-        .last
-        .iter()
-        .all(|value| value.is_finite());
-    match (finite, surplus.len()) {
+    match (
+        states.last.iter().all(|value| value.is_finite()),
+        surplus.len(),
+    ) {
         (false, _) => "loads, but one token gives values that are not finite".to_owned(),
         (true, 0) => "loads and runs".to_owned(),
         (true, _) => format!("loads and runs; tensors not used: {}", surplus.join(", ")),
     }
 }
 
-fn show(name: &str, value: &Value) -> Result<()> {
-    let label = name.replace('_', " ");
-    match value {
-        Value::Object(map) if map.is_empty() => Ok(()),
-        Value::Array(list) if list.is_empty() => Ok(()),
-        Value::Object(map) => {
-            print(&format_args!("{label}:"))?;
-            map.iter()
-                .try_for_each(|(name, value)| print(&format_args!("    {name}: {}", plain(value))))
-        }
-        Value::Array(list) => {
-            print(&format_args!("{label}:"))?;
-            list.iter()
-                .try_for_each(|value| print(&format_args!("    {}", plain(value))))
-        }
-        other => print(&format_args!("{label}: {}", plain(other))),
+/// An error without its hint, as a value among others.
+fn in_a_line(error: &Error) -> String {
+    match error.place() {
+        Some(place) => format!("{place}: {}", error.message()),
+        None => error.message().to_owned(),
     }
 }
 
-fn plain(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
+/// The report as aligned lines, bytes in units, numbers with thousands separators.
+fn for_people(report: &Map<String, Value>) -> String {
+    let rows: Vec<_> = report
+        .iter()
+        .map(|(name, value)| {
+            let values = match value {
+                Value::Object(map) => {
+                    let rows: Vec<_> = map
+                        .iter()
+                        .map(|(n, v)| (label(n), vec![plain(n, v)]))
+                        .collect();
+                    aligned(&rows).lines().map(str::to_owned).collect()
+                }
+                Value::Array(list) => list.iter().map(|value| plain(name, value)).collect(),
+                value => vec![plain(name, value)],
+            };
+            (name.trim_end_matches("_bytes").replace('_', " "), values)
+        })
+        .collect();
+    aligned(&rows)
+}
+
+/// Fields of config.json keep their spelling.
+fn label(name: &str) -> String {
+    match name.strip_suffix("_bytes") {
+        Some(name) => name.replace('_', " "),
+        None => name.to_owned(),
+    }
+}
+
+fn plain(name: &str, value: &Value) -> String {
+    match value {
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
+        Value::String(text) => text.clone(),
+        value => match value.as_u64() {
+            Some(bytes) if name.ends_with("_bytes") => size(bytes),
+            Some(number) => thousands(u128::from(number)),
+            None => value.to_string(),
+        },
+    }
 }

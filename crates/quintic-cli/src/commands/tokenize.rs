@@ -8,7 +8,10 @@ use crate::sink::print;
 use crate::{model, texts};
 
 pub(crate) fn run(args: &TokenizeArgs) -> Result<()> {
-    let tokenizer = model::tokenizer_alone(&args.model)?;
+    let tokenizer = match (&args.files.tokenizer, &args.model) {
+        (Some(path), _) => model::tokenizer_at(path, &args.files)?,
+        (None, model) => model::tokenizer_alone(model.as_deref().unwrap_or_default(), &args.files)?,
+    };
     let texts = match &args.input {
         Some(path) => texts::read(path, args.column.as_deref())?,
         None => args.texts.clone(),

@@ -36,6 +36,8 @@ pub struct PaddedBatch {
     rows: usize,
     len: usize,
     mask: PaddedMask,
+    /// Number of the first row in the batch that this one was cut from, for messages.
+    first_row: usize,
 }
 
 /// Where the tokens of a packed batch lie in the padded result.
@@ -90,6 +92,7 @@ impl PaddedBatch {
             rows,
             len,
             mask,
+            first_row: 0,
         })
     }
 
@@ -136,7 +139,7 @@ impl PaddedBatch {
             .collect()
     }
 
-    /// A batch of rows `range` alone.
+    /// A batch of rows `range` alone. Errors go on naming rows by their number in `self`.
     ///
     /// # Panics
     ///
@@ -146,6 +149,7 @@ impl PaddedBatch {
         let squares = slots.start * self.len..slots.end * self.len;
         PaddedBatch {
             ids: self.ids[slots.clone()].to_vec(),
+            first_row: self.first_row + range.start,
             rows: range.len(),
             len: self.len,
             mask: match &self.mask {
@@ -231,7 +235,7 @@ impl<'a> Packing<'a> {
         self.ids.push(check_id(
             self.source.ids[slot],
             self.vocab_size,
-            row,
+            self.source.first_row + row,
             column,
         )?);
         self.slots.push(slot);

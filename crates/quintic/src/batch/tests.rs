@@ -126,10 +126,12 @@ fn a_blind_query_is_computed_for_others_and_reported_as_zero() {
 fn slices_are_the_rows_they_name() {
     let batch = padded(&[1, 2, 3, 4, 5, 6], 3, PaddedMask::Keys(flags("11 10 01")));
     let middle = batch.slice(1..3);
-    assert_eq!(
-        middle,
-        padded(&[3, 4, 5, 6], 2, PaddedMask::Keys(flags("10 01")))
-    );
+    assert_eq!((middle.rows(), middle.len()), (2, 2));
+    assert_eq!(middle.ids(), [3, 4, 5, 6]);
+    assert_eq!(middle.mask(), &PaddedMask::Keys(flags("10 01")));
+    // Errors still name the row of the whole batch.
+    let error = middle.pack(PadRows::Zero, 6).unwrap_err().to_string();
+    assert!(error.starts_with("row 2, token 1: token id 6"), "{error}");
 }
 
 #[test]

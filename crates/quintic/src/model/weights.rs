@@ -23,7 +23,7 @@ pub trait TakeTensor {
     ///
     /// # Errors
     ///
-    /// As [`TakeTensor::require`], and if the tensor cannot be read.
+    /// As [`TakeTensor::require`], and if the tensor cannot be read or is not of a float type.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
 }
 
@@ -37,7 +37,14 @@ impl TakeTensor for TensorSource<'_> {
     }
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
-        TensorSource::take(self, name, shape)
+        let tensor = TensorSource::take(self, name, shape)?;
+        if !tensor.dtype().is_float() {
+            return Err(Error::checkpoint(format!(
+                "tensor `{name}` is of type {}, expected a weight in f32, f16 or bf16",
+                tensor.dtype()
+            )));
+        }
+        Ok(tensor)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::{DType, Error, Result};
 /// An `.npy` file in the making, row-major.
 pub struct NpyWriter {
     file: AtomicFile,
+    path: String,
     dtype: DType,
     left: usize,
     buffer: Vec<u8>,
@@ -54,6 +55,7 @@ impl NpyWriter {
         file.write(header.as_bytes())?;
         Ok(NpyWriter {
             file,
+            path: path.display().to_string(),
             dtype,
             left,
             buffer: Vec::new(),
@@ -74,7 +76,7 @@ impl NpyWriter {
         assert!(values.len() <= self.left, "the array holds no more");
         self.left -= values.len();
         self.buffer.clear();
-        convert(values, self.dtype, &mut self.buffer)?;
+        convert(values, self.dtype, &mut self.buffer).map_err(|e| e.at(&self.path))?;
         self.file.write(&self.buffer)
     }
 

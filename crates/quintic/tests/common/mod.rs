@@ -1,6 +1,7 @@
 //! What the tokenizer tests share: test data, reference vectors, rebuilt tokenizer.json.
 
 #![allow(dead_code)] // each test binary uses a part
+#![allow(clippy::unwrap_used)] // a failing unwrap in a test is the report
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,14 @@
+//! The `quintic` command from outside: arguments in, exit code, text and files out.
+#![allow(clippy::unwrap_used, reason = "a failing unwrap here is the report")]
+
+mod compare;
+mod encode;
+mod encode_ids;
+mod help;
+mod inspect;
+mod mistakes;
+mod outputs;
+mod pool;
+mod presets;
+mod support;
+mod tokenize;
