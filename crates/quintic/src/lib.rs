@@ -39,6 +39,8 @@ pub mod batch;
 pub mod checkpoint;
 pub mod config;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod mmap;
 pub mod model;

@@ -17,8 +17,13 @@ use crate::{Error, Result};
 /// the process (`SIGBUS` on Unix).
 pub struct MappedFile {
     path: PathBuf,
-    // `None` for an empty file, which some systems refuse to map.
-    map: Option<Mmap>,
+    contents: Contents,
+}
+
+enum Contents {
+    Mapped(Mmap),
+    /// An empty file, which some systems refuse to map, or one that was never on disk.
+    InMemory(Vec<u8>),
 }
 
 impl MappedFile {
@@ -41,10 +46,7 @@ impl MappedFile {
             .metadata()
             .map_err(|error| Error::io(path, "read the size of the file", error))?;
         if metadata.len() == 0 {
-            return Ok(MappedFile {
-                path: path.to_path_buf(),
-                map: None,
-            });
+            return Ok(MappedFile::in_memory(path, Vec::new()));
         }
         // SAFETY: the map is private to this type, read-only, and lives as long as the bytes
         // it lends. What the compiler cannot be promised is that no other process writes to
@@ -59,8 +61,16 @@ impl MappedFile {
             .map_err(|error| Error::io(path, "map the file into memory", error))?;
         Ok(MappedFile {
             path: path.to_path_buf(),
-            map: Some(map),
+            contents: Contents::Mapped(map),
         })
+    }
+
+    /// Bytes that take the place of a file, under the path that errors are to name.
+    pub(crate) fn in_memory(path: &Path, bytes: Vec<u8>) -> Self {
+        MappedFile {
+            path: path.to_path_buf(),
+            contents: Contents::InMemory(bytes),
+        }
     }
 
     /// Where the file was found.
@@ -70,7 +80,10 @@ impl MappedFile {
 
     /// The contents.
     pub fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+        match &self.contents {
+            Contents::Mapped(map) => map,
+            Contents::InMemory(bytes) => bytes,
+        }
     }
 }
 

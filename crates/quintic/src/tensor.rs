@@ -108,7 +108,8 @@ impl Tensor {
         let name = name.into();
         let len = shape
             .iter()
-            .try_fold(dtype.size_bytes(), |bytes, &dim| bytes.checked_mul(dim))
+            .try_fold(1usize, |n, &dim| n.checked_mul(dim))
+            .and_then(|n| n.checked_mul(dtype.size_bytes()))
             .ok_or_else(|| {
                 Error::checkpoint(format!("shape {shape:?} of {dtype} overflows"))
                     .at(format!("tensor `{name}`"))

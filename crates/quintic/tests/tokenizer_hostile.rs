@@ -343,6 +343,35 @@ fn tokenizer_json_files_are_refused_with_a_reason() {
             precompiled(&blob(&trie(9, None), b"b\0")),
             "charsmap points to replacement 9",
         ),
+        (
+            // 2^64 letters of one.
+            "rules that double the text",
+            small_json(|json| {
+                let rule = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"});
+                json["normalizer"] = json!({"type": "Sequence", "normalizers": vec![rule; 64]});
+            }),
+            "can make a text 18446744073709551616 times longer, expected at most 4096",
+        ),
+        (
+            "many long tokens that grow",
+            small_json(|json| {
+                let rule = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(9999)});
+                json["normalizer"] = rule;
+                let mut token = json["added_tokens"][2].clone();
+                token["content"] = "a".repeat(900).into();
+                let tokens = json["added_tokens"].as_array_mut().unwrap();
+                tokens.extend(vec![token; 20]);
+            }),
+            "can become 9999 times longer, expected at most 67108864 bytes",
+        ),
+        (
+            "rules of the decoder that double the text",
+            small_json(|json| {
+                let rule = json!({"type": "Replace", "pattern": {"Regex": "a?"}, "content": "aa"});
+                json["decoder"] = json!({"type": "Sequence", "decoders": vec![rule; 10]});
+            }),
+            "the decoder can make a text 59049 times longer",
+        ),
     ];
     for (name, json, expected) in cases {
         let error = Tokenizer::from_json_bytes(&json)
@@ -351,6 +380,19 @@ fn tokenizer_json_files_are_refused_with_a_reason() {
         assert!(error.to_string().contains(expected), "{name}: {error}");
         assert_eq!(error.kind(), ErrorKind::Tokenizer, "{name}");
     }
+}
+
+#[test]
+fn a_template_that_repeats_the_text_is_not_cut() {
+    let twice = small_json(|json| {
+        let single = json["post_processor"]["single"].as_array_mut().unwrap();
+        single.insert(0, single[0].clone());
+    });
+    let tokenizer = Tokenizer::from_json_bytes(&twice).unwrap();
+    let ids = tokenizer.encode("a", true).unwrap();
+    let error = tokenizer.encode_truncated("a", ids.len() - 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.message().contains("so it cannot be cut"), "{error}");
 }
 
 #[test]

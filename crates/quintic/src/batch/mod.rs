@@ -113,10 +113,12 @@ impl PackedBatch {
 fn check_id(id: i64, vocab_size: usize, row: usize, column: usize) -> Result<u32> {
     match u32::try_from(id) {
         Ok(valid) if (valid as usize) < vocab_size => Ok(valid),
-        _ => Err(Error::input(format!(
-            "token id {id} is outside the vocabulary, expected 0 to {}",
-            vocab_size - 1
-        ))
+        _ => Err(Error::input(match vocab_size.checked_sub(1) {
+            Some(last) => {
+                format!("token id {id} is outside the vocabulary, expected 0 to {last}")
+            }
+            None => format!("token id {id} is outside the vocabulary, which has no ids"),
+        })
         .at(format!("row {row}, token {column}"))),
     }
 }

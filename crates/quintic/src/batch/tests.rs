@@ -25,6 +25,8 @@ fn rows_are_laid_end_to_end() {
         error.to_string(),
         "row 1, token 1: token id 10 is outside the vocabulary, expected 0 to 9"
     );
+    let error = PackedBatch::from_rows(&[[0]], 0).unwrap_err();
+    assert!(error.message().ends_with("which has no ids"), "{error}");
     let empty = PackedBatch::from_rows::<Vec<u32>>(&[], 10).unwrap();
     assert_eq!(
         (empty.n_rows(), empty.n_tokens(), empty.max_span()),

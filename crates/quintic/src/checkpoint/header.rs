@@ -51,7 +51,9 @@ impl<'de> Visitor<'de> for HeaderVisitor {
             }
             let within = |error| de::Error::custom(format!("`{name}`: {error}"));
             if name == "__metadata__" {
-                header.metadata = map.next_value().map_err(within)?;
+                // The reference reader takes `null` for an empty map.
+                let metadata: Option<_> = map.next_value().map_err(within)?;
+                header.metadata = metadata.unwrap_or_default();
             } else {
                 let entry = map.next_value().map_err(within)?;
                 header.entries.push((name, entry));

@@ -54,6 +54,7 @@ mod entry;
 mod file;
 mod header;
 pub mod hub;
+pub(crate) mod in_memory;
 mod infer;
 mod layout;
 mod pipeline;
@@ -113,6 +114,11 @@ impl Checkpoint {
         } else {
             vec![WeightFile::open(&layout.weights)?]
         };
+        Checkpoint::from_files(layout, files, options)
+    }
+
+    /// The model in these files: which of their names are its own.
+    fn from_files(layout: Layout, files: Vec<WeightFile>, options: &OpenOptions) -> Result<Self> {
         let names = all_names(&files);
         let (prefix, names) =
             if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {

@@ -37,12 +37,15 @@ impl SafetensorsFile {
     /// is about one, the tensor; [`ErrorKind::NotFound`](crate::ErrorKind::NotFound) and
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) from opening.
     pub fn open(path: &Path) -> Result<Self> {
-        let map = MappedFile::open(path)?;
-        let (header, data_start) =
-            read_header(map.bytes()).map_err(|error| error.at(path.display()))?;
+        SafetensorsFile::from_map(MappedFile::open(path)?)
+    }
+
+    /// [`SafetensorsFile::open`] for a file that is mapped already.
+    pub(super) fn from_map(map: MappedFile) -> Result<Self> {
+        let place = |error: Error| error.at(map.path().display());
+        let (header, data_start) = read_header(map.bytes()).map_err(place)?;
         let data_len = map.bytes().len() - data_start;
-        let entries = check(header.entries, data_start, data_len)
-            .map_err(|error| error.at(path.display()))?;
+        let entries = check(header.entries, data_start, data_len).map_err(place)?;
         let by_name = entries
             .iter()
             .enumerate()
@@ -221,9 +224,11 @@ fn check_entry(name: String, raw: RawEntry, data_start: usize, data_len: usize) 
 
 /// Bytes of a tensor, or why there is no such number.
 fn n_bytes(shape: &[u64], bits: u64) -> Result<u64, &'static str> {
+    // Extents first, as the reference reader counts: a 0 behind a huge extent makes no bytes.
     let bits = shape
         .iter()
-        .try_fold(bits, |bits, &dim| bits.checked_mul(dim))
+        .try_fold(1u64, |n, &dim| n.checked_mul(dim))
+        .and_then(|n| n.checked_mul(bits))
         .ok_or("overflows")?;
     match bits % 8 {
         0 => Ok(bits / 8),

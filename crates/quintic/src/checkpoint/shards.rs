@@ -122,9 +122,18 @@ impl ShardIndex {
             )
             .hint("is the download complete?"));
         }
+        self.check_shards(format, |name| WeightFile::open(&folder.join(name)))
+    }
+
+    /// Opens every shard by `open` and checks that it holds what the index says.
+    pub(super) fn check_shards(
+        &self,
+        format: Format,
+        mut open: impl FnMut(&str) -> Result<WeightFile>,
+    ) -> Result<Vec<WeightFile>> {
         let mut files = Vec::with_capacity(self.shards.len());
         for (name, tensors) in &self.shards {
-            let file = WeightFile::open(&folder.join(name))?;
+            let file = open(name)?;
             if file.format() != format {
                 return Err(Error::checkpoint(format!(
                     "shard `{name}` is a {} file, expected {format} files from the name of the index",

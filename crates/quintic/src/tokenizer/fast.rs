@@ -242,6 +242,15 @@ impl FastTokenizer {
             let framed = self.inner.post_process(encoding, None, true)?;
             Ok(framed.get_ids().to_vec())
         })
+        .and_then(|ids| match ids.len() > max_length {
+            // A template is free to repeat the text.
+            true => Err(Error::unsupported(format!(
+                "the post-processor makes {} ids of a text cut for {max_length}, so it cannot be \
+                 cut",
+                ids.len()
+            ))),
+            false => Ok(ids),
+        })
     }
 
     /// Text of a sequence of ids. Ids without a token are left out.

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::sentencepiece::check_charsmap;
 use crate::{Error, Result};
@@ -12,11 +12,24 @@ use crate::{Error, Result};
 /// megabytes would overflow the stack. Real pieces have up to about a hundred bytes.
 const MAX_PIECE_BYTES: usize = 1000;
 
+/// How many times longer the rules of a file may make a text. Rules that double it one after
+/// the other would fill any memory from a text of one letter; published files stay below
+/// 1000 as [`growth`] counts.
+const MAX_GROWTH: f64 = 4096.0;
+
+/// Bytes that the texts of all added tokens may have after normalization; published files
+/// stay below 10 MB.
+const MAX_ADDED_BYTES: f64 = 64.0 * 1024.0 * 1024.0;
+
 #[derive(Deserialize)]
 struct Outline {
     model: Model,
     #[serde(default)]
     normalizer: Value,
+    #[serde(default)]
+    pre_tokenizer: Value,
+    #[serde(default)]
+    decoder: Value,
     #[serde(default)]
     added_tokens: Vec<Added>,
 }
@@ -71,7 +84,24 @@ pub(crate) fn check_json(json: &[u8]) -> Result<()> {
         }
         check_len(&token.content).map_err(|error| error.at(place))?;
     }
-    check_charsmaps(&outline.normalizer).map_err(|error| error.at("normalizer"))
+    let normalized = growth(&outline.normalizer).map_err(|error| error.at("normalizer"))?;
+    // The crate normalizes added tokens when it loads them, before there is any text.
+    let added: usize = outline
+        .added_tokens
+        .iter()
+        .map(|token| token.content.len())
+        .sum();
+    if normalized * added as f64 > MAX_ADDED_BYTES {
+        return Err(Error::tokenizer(format!(
+            "added tokens of {added} bytes can become {normalized:.0} times longer, expected at \
+             most {MAX_ADDED_BYTES:.0} bytes after that"
+        ))
+        .at("normalizer"));
+    }
+    let cut = growth(&outline.pre_tokenizer).map_err(|error| error.at("pre_tokenizer"))?;
+    check_growth(normalized * cut, "the normalizer and the pre-tokenizer")?;
+    let decoded = growth(&outline.decoder).map_err(|error| error.at("decoder"))?;
+    check_growth(decoded, "the decoder")
 }
 
 fn check_unigram(vocab: &[(String, f64)], unk_id: Option<u64>) -> Result<()> {
@@ -104,25 +134,65 @@ fn check_len(text: &str) -> Result<()> {
     }
 }
 
-/// Looks for charsmaps at any depth of a normalizer.
-fn check_charsmaps(normalizer: &Value) -> Result<()> {
-    match normalizer {
+fn check_growth(growth: f64, what: &str) -> Result<()> {
+    match growth > MAX_GROWTH {
+        true => Err(Error::tokenizer(format!(
+            "{what} can make a text {growth:.0} times longer, expected at most {MAX_GROWTH:.0}"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// The most bytes that one byte of a text can become by all rules inside `value`, one after
+/// the other. Also checks the charsmaps in it.
+fn growth(value: &Value) -> Result<f64> {
+    match value {
         Value::Object(object) => {
+            // The crate goes by the keys where there is no `type`.
+            let kind = object.get("type").and_then(Value::as_str);
+            let is = |name, key| kind == Some(name) || object.contains_key(key);
+            let mut total = if is("Replace", "pattern") {
+                replace_growth(object)
+            } else if is("Metaspace", "replacement") {
+                // A piece of one byte may get a replaced space of 4 bytes in front.
+                5.0
+            } else if is("ByteLevel", "trim_offsets") {
+                // A space in front, and bytes from 0x80 on become characters of two bytes.
+                4.0
+            } else {
+                1.0
+            };
             for (key, value) in object {
-                match (key.as_str(), value) {
+                total *= match (key.as_str(), value) {
                     ("precompiled_charsmap", Value::String(text)) => {
                         let blob = decode_base64(text).ok_or_else(|| {
                             Error::tokenizer("`precompiled_charsmap` is not base64")
                         })?;
-                        check_charsmap(&blob)?;
+                        check_charsmap(&blob)?.max(1) as f64
                     }
-                    _ => check_charsmaps(value)?,
-                }
+                    _ => growth(value)?,
+                };
             }
-            Ok(())
+            Ok(total)
         }
-        Value::Array(list) => list.iter().try_for_each(check_charsmaps),
-        _ => Ok(()),
+        Value::Array(list) => list
+            .iter()
+            .try_fold(1.0, |total, value| Ok(total * growth(value)?)),
+        _ => Ok(1.0),
+    }
+}
+
+/// A `Replace` puts its content in place of a text of fixed length, or, where an expression
+/// or an empty text may match nothing, in front of every byte.
+fn replace_growth(rule: &Map<String, Value>) -> f64 {
+    let len = |value: Option<&Value>| value.and_then(Value::as_str).map_or(0, str::len) as f64;
+    let content = len(rule.get("content"));
+    let pattern = rule
+        .get("pattern")
+        .and_then(|pattern| pattern.get("String"));
+    match len(pattern) {
+        0.0 => content + 1.0,
+        pattern => (content / pattern).max(1.0),
     }
 }
 
@@ -156,7 +226,25 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn growth_is_the_product_of_all_rules() {
+        let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});
+        let of = |value: &Value| growth(value).unwrap();
+        assert_eq!(of(&Value::Null), 1.0);
+        assert_eq!(of(&replace(json!({"String": "ab"}), "abc")), 1.5);
+        assert_eq!(of(&replace(json!({"String": "ab"}), "")), 1.0);
+        assert_eq!(of(&replace(json!({"String": ""}), "ab")), 3.0);
+        assert_eq!(of(&replace(json!({"Regex": " {2,}"}), "\u{2581}")), 4.0);
+        let twice = json!({"type": "Sequence", "normalizers": [
+            replace(json!({"String": "a"}), "aa"),
+            {"type": "Sequence", "normalizers": [replace(json!({"String": "b"}), "bbb")]},
+        ]});
+        assert_eq!(of(&twice), 6.0);
+    }
 
     #[test]
     fn base64_is_decoded() {

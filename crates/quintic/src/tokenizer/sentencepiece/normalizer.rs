@@ -33,9 +33,12 @@ pub(crate) struct Normalizer {
     whitespace_as_suffix: bool,
 }
 
-/// Checks a `precompiled_charsmap` without keeping it.
-pub(crate) fn check_charsmap(blob: &[u8]) -> Result<()> {
-    Charsmap::from_bytes(blob).map(|_| ())
+/// Checks a `precompiled_charsmap` without keeping it. Returns the length of its longest
+/// replacement in bytes.
+pub(crate) fn check_charsmap(blob: &[u8]) -> Result<usize> {
+    let map = Charsmap::from_bytes(blob)?;
+    let replacements = map.replacements.split(|&byte| byte == 0);
+    Ok(replacements.map(<[u8]>::len).max().unwrap_or(0))
 }
 
 impl Charsmap {

@@ -1,0 +1,104 @@
+//! Safetensors files and indexes of shards.
+
+use std::collections::BTreeMap;
+
+use quintic::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
+use quintic::config::T5Config;
+use quintic::fuzzing::{open_safetensors, open_sharded};
+use quintic::model::EncoderWeights;
+
+/// Bytes in front of the JSON: one that chooses, a length.
+pub const PREFIX: usize = 3;
+
+/// The first byte chooses, the next two are a length `n`:
+///
+/// - a multiple of three: the rest is a whole file;
+/// - one more: the rest is a header, `n` bytes of data follow it;
+/// - two more: the rest is an index of `n` bytes, then two shards of equal size, `a` and `b`.
+pub fn safetensors(input: &[u8]) {
+    let Some((&[kind, low, high], rest)) = input.split_first_chunk::<PREFIX>() else {
+        return;
+    };
+    let n = usize::from(u16::from_le_bytes([low, high]));
+    match kind % 3 {
+        0 => whole_file(rest.to_vec()),
+        1 => {
+            let mut file = (rest.len() as u64).to_le_bytes().to_vec();
+            file.extend(rest);
+            file.extend((0..n).map(|idx| idx as u8));
+            whole_file(file);
+        }
+        _ => {
+            let (index, shards) = rest.split_at(n.min(rest.len()));
+            let (a, b) = shards.split_at(shards.len() / 2);
+            let Ok(index) = std::str::from_utf8(index) else {
+                return;
+            };
+            for shards in [&[("a", a), ("b", b)][..], &[("a", shards)][..]] {
+                if let Ok(checkpoint) = open_sharded(index, shards, &OpenOptions::default()) {
+                    everything(&checkpoint);
+                }
+            }
+        }
+    }
+}
+
+/// Both readers accept the file or both refuse it, and agree on what is in it.
+fn whole_file(file: Vec<u8>) {
+    let theirs = safetensors::SafeTensors::deserialize(&file).map(|tensors| {
+        tensors
+            .iter()
+            .map(|(name, view)| {
+                (
+                    name.to_owned(),
+                    (view.shape().to_vec(), view.data().to_vec()),
+                )
+            })
+            .collect::<BTreeMap<_, _>>()
+    });
+    let options = OpenOptions {
+        prefix: Some(String::new()),
+        ..OpenOptions::default()
+    };
+    let no_tensors = theirs.as_ref().is_ok_and(BTreeMap::is_empty);
+    match (open_safetensors(file.clone(), &options), theirs) {
+        (Ok(checkpoint), Ok(theirs)) => {
+            assert!(checkpoint.names().eq(theirs.keys().map(String::as_str)));
+            for (name, (shape, bytes)) in &theirs {
+                assert_eq!(checkpoint.entry(name).unwrap().shape(), shape);
+                if let Ok(tensor) = checkpoint.take(name) {
+                    assert_eq!(tensor.bytes(), bytes);
+                }
+            }
+        }
+        (Err(_), Err(_)) => {}
+        // A file without tensors is well formed, but nothing can be opened in it.
+        (Err(_), Ok(_)) if no_tensors => {}
+        (ours, theirs) => panic!("ours: {ours:?}, the reference: {:?}", theirs.err()),
+    }
+    if let Ok(checkpoint) = open_safetensors(file, &OpenOptions::default()) {
+        everything(&checkpoint);
+    }
+}
+
+/// Takes every tensor, and reads the shape and the weights of the encoder that may be there.
+fn everything(checkpoint: &Checkpoint) {
+    for name in checkpoint.names() {
+        let entry = checkpoint.entry(name).unwrap();
+        if let Ok(tensor) = checkpoint.take(name) {
+            assert_eq!(tensor.shape(), entry.shape());
+            assert_eq!(tensor.bytes().len() as u64, entry.n_bytes());
+        }
+    }
+    let _ = checkpoint.embedded_tokenizer();
+    let _ = checkpoint.metadata().count();
+    let Ok(shape) = infer_shape(checkpoint) else {
+        return;
+    };
+    if let Ok(config) = T5Config::from_inferred(&shape) {
+        let mut source = TensorSource::new(checkpoint, "the tensors");
+        if EncoderWeights::take(&mut source, &config).is_ok() {
+            let _ = source.finish(EncoderWeights::belongs_to_the_rest);
+        }
+    }
+}
