@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::backend::Pool;
 use crate::checkpoint::{Checkpoint, OpenOptions};
-use crate::limits::MAX_JSON_BYTES;
+use crate::limits::{MAX_JSON_BYTES, read_file};
 use crate::tensor::Tensor;
 use crate::{Error, ErrorKind, Result};
 
@@ -336,15 +336,7 @@ fn inside(folder: &Path, relative: &str) -> Result<std::path::PathBuf> {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
-    let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "read", e))?;
-    if meta.len() > MAX_JSON_BYTES {
-        return Err(Error::config(format!(
-            "the file has {} bytes, expected at most {MAX_JSON_BYTES}",
-            meta.len()
-        ))
-        .at(path.display()));
-    }
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    let bytes = read_file(path, MAX_JSON_BYTES, ErrorKind::Config)?;
     serde_json::from_slice(&bytes)
         .map_err(|e| Error::config(format!("not what was expected: {e}")).at(path.display()))
 }

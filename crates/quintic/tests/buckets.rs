@@ -5,6 +5,11 @@
 #![allow(clippy::unwrap_used)]
 
 use quintic::model::Buckets;
+use serde::Deserialize;
+
+/// Bidirectional or not, buckets, distance of the last one, and where buckets begin.
+#[derive(Deserialize)]
+struct Shape(bool, usize, usize, Vec<(i64, usize)>);
 
 #[test]
 fn buckets_begin_where_those_of_transformers_do() {
@@ -13,10 +18,9 @@ fn buckets_begin_where_those_of_transformers_do() {
         "/../../testdata/expected/buckets.json"
     );
     let text = std::fs::read_to_string(path).unwrap();
-    let entries: Vec<(bool, usize, usize, Vec<(i64, usize)>)> =
-        serde_json::from_str(&text).unwrap();
+    let entries: Vec<Shape> = serde_json::from_str(&text).unwrap();
     assert!(entries.len() > 500, "{}", entries.len());
-    for (bidirectional, n_buckets, max_distance, starts) in entries {
+    for Shape(bidirectional, n_buckets, max_distance, starts) in entries {
         let buckets = match bidirectional {
             true => Buckets::bidirectional(n_buckets, max_distance),
             false => Buckets::unidirectional(n_buckets, max_distance),

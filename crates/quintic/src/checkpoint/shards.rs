@@ -9,6 +9,7 @@ use serde::de::{self, MapAccess, Visitor};
 
 use super::entry::list_names;
 use super::file::{Format, WeightFile};
+use crate::limits::read_file;
 use crate::{Error, ErrorKind, Result};
 
 /// Most bytes of an index. That of the largest T5 has under 100 kB.
@@ -182,18 +183,7 @@ pub(super) fn is_plain_name(name: &str) -> bool {
 
 /// A text file of at most `limit` bytes.
 pub(super) fn read_bounded(path: &Path, limit: u64) -> Result<String> {
-    use std::io::Read;
-    let file =
-        std::fs::File::open(path).map_err(|error| Error::io(path, "open the file", error))?;
-    let mut bytes = Vec::new();
-    file.take(limit + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::io(path, "read the file", error))?;
-    if bytes.len() as u64 > limit {
-        return Err(
-            Error::checkpoint(format!("the file has more than {limit} bytes")).at(path.display()),
-        );
-    }
+    let bytes = read_file(path, limit, ErrorKind::Checkpoint)?;
     String::from_utf8(bytes).map_err(|error| {
         Error::checkpoint("the file is not UTF-8")
             .source_error(error)

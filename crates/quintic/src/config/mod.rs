@@ -19,8 +19,8 @@ pub use activation::{Activation, FeedForward};
 use fields::Fields;
 
 use crate::checkpoint::InferredShape;
-use crate::limits::MAX_JSON_BYTES;
-use crate::{Error, Result};
+use crate::limits::{MAX_JSON_BYTES, read_file};
+use crate::{Error, ErrorKind, Result};
 
 /// Largest `relative_attention_max_distance` accepted: a table of this length is made.
 const MAX_DISTANCE: usize = 1 << 20;
@@ -141,15 +141,7 @@ impl T5Config {
     /// contradict each other; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if it
     /// asks for something that would change the numbers and is not done here.
     pub fn from_file(path: &Path) -> Result<Self> {
-        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, "read the config", e))?;
-        if meta.len() > MAX_JSON_BYTES {
-            return Err(Error::config(format!(
-                "the file has {} bytes, expected a config of at most {MAX_JSON_BYTES}",
-                meta.len()
-            ))
-            .at(path.display()));
-        }
-        let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read the config", e))?;
+        let bytes = read_file(path, MAX_JSON_BYTES, ErrorKind::Config)?;
         Self::from_json(&bytes).map_err(|e| e.at(path.display()))
     }
 

@@ -10,7 +10,8 @@ use super::values::{
     added_token, as_bool, as_count, as_id, as_length, as_side, as_string, decoder_entry, kind_of,
     optional, wrong, wrong_value,
 };
-use crate::{Error, Result};
+use crate::limits::{MAX_JSON_BYTES, read_file};
+use crate::{Error, ErrorKind, Result};
 
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 pub(crate) const SPECIAL_TOKENS_MAP: &str = "special_tokens_map.json";
@@ -321,10 +322,10 @@ fn refuse_unknown_behaviour(object: &Map<String, Value>) -> Result<()> {
 
 /// Reads a JSON object from a file, `None` if there is no such file.
 pub(crate) fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match read_file(path, MAX_JSON_BYTES, ErrorKind::Tokenizer) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::io(path, "read the file", error)),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
     };
     parse_object(&bytes)
         .map(Some)

@@ -24,7 +24,8 @@ use self::config::{TOKENIZER_JSON, TokenizerConfig};
 use self::fast::{FastClass, FastTokenizer};
 use self::sentencepiece::SentencePiece;
 use self::slow::SlowTokenizer;
-use crate::{Error, Result};
+use crate::limits::{MAX_TOKENIZER_BYTES, read_file};
+use crate::{Error, ErrorKind, Result};
 
 /// Files that can hold a SentencePiece model, in the order in which they are looked for.
 const SPIECE_FILES: [&str; 2] = ["spiece.model", "tokenizer.model"];
@@ -404,5 +405,5 @@ impl Tokenizer {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|error| Error::io(path, "read the file", error))
+    read_file(path, MAX_TOKENIZER_BYTES, ErrorKind::Tokenizer)
 }
