@@ -29,7 +29,7 @@ test-rust: fetch ## Run the Rust tests
 	$(CARGO) test --workspace --all-features --locked
 
 test-python: fetch $(VENV)/ready ## Compare the engine with transformers, live
-	$(CARGO) build --workspace --locked
+	$(CARGO) build --workspace --all-features --locked
 	QUINTIC_BIN=$(CURDIR)/target/debug/quintic $(VENV)/bin/python -m pytest -q tools
 
 fetch: $(FLAN)/model.safetensors .cache/tokenizers/ready ## Fetch the model and tokenizers that tests read, through pip

@@ -178,11 +178,18 @@ impl TextEncoder {
     }
 
     /// Bytes that encoding holds at once for each token of a batch: the residual stream, the
-    /// operands of a layer's products, and the result, twice while it is read back.
+    /// operands of a layer's products and the result in f32, and what the reference backend
+    /// widens to f64 for a product.
     pub fn activation_bytes_per_token(&self) -> u64 {
         let config = &self.config;
-        let columns = 4 * config.d_model + 4 * config.inner_dim() + config.d_ff;
-        (columns * size_of::<f32>()) as u64
+        let narrow = 4 * config.d_model + 4 * config.inner_dim() + config.d_ff;
+        let widest = config.d_ff.max(config.d_model).max(config.inner_dim());
+        let gate = if config.feed_forward.gated {
+            config.d_ff
+        } else {
+            0
+        };
+        (narrow * size_of::<f32>() + (widest + gate) * size_of::<f64>()) as u64
     }
 
     /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the

@@ -1,11 +1,13 @@
 //! Damaged and hostile tokenizer files: each is refused with its own message, and none
 //! panics, hangs or asks for much memory.
 
+#![allow(clippy::unwrap_used)] // a failing unwrap in a test is the report
+
 mod common;
 
 use std::path::Path;
 
-use common::{base64, data, field, folder, number_field, set_flag, t5_json};
+use common::{base64, data, field, folder, number_field, piece, set_flag, t5_json};
 use proptest::prelude::*;
 use quintic::{ErrorKind, SpieceOptions, Tokenizer, TokenizerChoice};
 use serde_json::{Value, json};
@@ -14,14 +16,6 @@ const NORMAL: u64 = 1;
 const UNKNOWN: u64 = 2;
 const CONTROL: u64 = 3;
 const BYTE: u64 = 6;
-
-fn piece(text: &str, score: f32, kind: u64) -> Vec<u8> {
-    let mut message = field(1, text.as_bytes());
-    message.push(2 << 3 | 5);
-    message.extend(score.to_le_bytes());
-    message.extend(number_field(3, kind));
-    field(1, &message)
-}
 
 /// A small unigram model with some more bytes at its end.
 fn model(more: &[Vec<u8>]) -> Vec<u8> {
@@ -308,6 +302,17 @@ fn tokenizer_json_files_are_refused_with_a_reason() {
             "id of an added token",
             small_json(|json| json["added_tokens"][2]["id"] = json!(1u64 << 40)),
             "id is 1099511627776",
+        ),
+        (
+            // The crate would take all memory while it looks for this token.
+            "token that normalizes to nothing",
+            small_json(|json| {
+                json["normalizer"] =
+                    json!({"type": "Strip", "strip_left": true, "strip_right": true});
+                json["added_tokens"][2]["content"] = json!(" ");
+                json["added_tokens"][2]["normalized"] = json!(true);
+            }),
+            "its normalized form is empty",
         ),
         (
             "unknown normalizer",

@@ -90,6 +90,14 @@ impl AddedTokens {
         self.ids.get(content).copied()
     }
 
+    /// The highest id whose token has this text; [`AddedTokens::id_of`] gives the last set.
+    pub(crate) fn highest_id_of(&self, content: &str) -> Option<u32> {
+        let mut tokens = self.by_id.iter().rev();
+        tokens
+            .find(|(_, token)| token.content == content)
+            .map(|(&id, _)| id)
+    }
+
     pub(crate) fn get(&self, id: u32) -> Option<&AddedToken> {
         self.by_id.get(&id)
     }

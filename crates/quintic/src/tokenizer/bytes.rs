@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use super::added_tokens::AddedToken;
+use super::classes::clean_up_spaces;
 use super::config::{TokenSpec, TokenizerConfig};
-use super::slow::clean_up_spaces;
 use super::special::{BaseVocab, ClassDefaults, SpecialTokens};
 use crate::{Error, Result};
 

@@ -6,14 +6,15 @@ use std::str::FromStr;
 
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{
-    AddedToken as CrateToken, DecoderWrapper, PostProcessorWrapper, PreTokenizerWrapper,
-    Tokenizer as CrateTokenizer, TruncationDirection,
+    AddedToken as CrateToken, Decoder, DecoderWrapper, Model, NormalizedString, Normalizer,
+    PostProcessorWrapper, PreTokenizerWrapper, Tokenizer as CrateTokenizer, TruncationDirection,
 };
 
 use super::added_tokens::AddedToken;
+use super::classes::{T5_ROLES, clean_up_spaces, t5_sentinels};
 use super::config::{ROLES, Role, TokenSpec, TokenizerConfig};
 use super::fast_check::check_json;
-use super::slow::{T5_ROLES, clean_up_spaces, t5_sentinels};
+use super::special::list_special;
 use crate::{Error, Result};
 
 /// Which of transformers' fast classes the config names.
@@ -44,6 +45,7 @@ impl FastTokenizer {
         let pad_id = inner.get_padding().map(|padding| padding.pad_id);
         inner.with_padding(None);
         inner.with_truncation(None).map_err(from_crate)?;
+        check_normalized(&inner)?;
         let mut tokenizer = FastTokenizer {
             unk_id: inner.token_to_id("<unk>"),
             pad_id: inner.token_to_id("<pad>").or(pad_id),
@@ -98,13 +100,7 @@ impl FastTokenizer {
             FastClass::T5 => t5_sentinels(config)?.0,
             _ => config.additional_special_tokens.clone().unwrap_or_default(),
         };
-        let special: Vec<&TokenSpec> = roles
-            .iter()
-            .flatten()
-            .chain(&additional)
-            .chain(&config.extra_special_tokens)
-            .filter(|token| !token.content().is_empty())
-            .collect();
+        let special = list_special(roles, &additional, &config.extra_special_tokens);
         let is_special = |content: &str| special.iter().any(|token| token.content() == content);
         let mut listed = config.added_tokens.clone();
         listed.sort_by_key(|&(id, _)| id);
@@ -129,7 +125,8 @@ impl FastTokenizer {
             }
         }
         let inner = &mut self.inner;
-        guarded("add tokens", || inner.add_tokens(tokens)).map(|_| ())
+        guarded("add tokens", || inner.add_tokens(tokens))?;
+        check_normalized(inner)
     }
 
     fn is_added(&self, content: &str) -> bool {
@@ -261,9 +258,18 @@ impl FastTokenizer {
 
     /// Text of a sequence of ids. Ids without a token are left out.
     pub(crate) fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        let text = guarded("decode the ids", || {
-            self.inner.decode(ids, skip_special_tokens)
-        })?;
+        let added = self.inner.get_added_vocabulary();
+        // The crate would take the normalized form of an added token here, which is not
+        // what the token was written as, and not what the reference decodes.
+        let tokens: Vec<String> = ids
+            .iter()
+            .filter_map(|&id| self.token(id))
+            .filter(|token| !(skip_special_tokens && added.is_special_token(token)))
+            .collect();
+        let text = match self.inner.get_decoder() {
+            Some(decoder) => guarded("decode the ids", || decoder.decode(tokens))?,
+            None => tokens.join(" "),
+        };
         Ok(match self.clean_up {
             true => clean_up_spaces(&text),
             false => text,
@@ -272,7 +278,11 @@ impl FastTokenizer {
 
     /// The text of a token.
     pub(crate) fn token(&self, id: u32) -> Option<String> {
-        self.inner.id_to_token(id)
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder();
+        match added.get(&id) {
+            Some(token) => Some(token.content.clone()),
+            None => self.inner.get_model().id_to_token(id),
+        }
     }
 
     /// The id of a token, if it is one.
@@ -358,6 +368,33 @@ fn guarded<T>(doing: &str, call: impl FnOnce() -> tokenizers::Result<T>) -> Resu
             )))
         }
     }
+}
+
+/// Refuses added tokens that are looked for in normalized text and are empty there.
+///
+/// The crate finds such a token everywhere, and takes memory without end while it does.
+fn check_normalized(tokenizer: &CrateTokenizer) -> Result<()> {
+    let Some(normalizer) = tokenizer.get_normalizer() else {
+        return Ok(());
+    };
+    for (id, token) in tokenizer.get_added_vocabulary().get_added_tokens_decoder() {
+        if !token.normalized {
+            continue;
+        }
+        let mut text = NormalizedString::from(token.content.as_str());
+        guarded("normalize an added token", || {
+            normalizer.normalize(&mut text)
+        })?;
+        if text.get().is_empty() {
+            return Err(Error::tokenizer(format!(
+                "added token `{}` has `normalized` true, but its normalized form is empty",
+                token.content
+            ))
+            .at(format_args!("id {id}"))
+            .hint("set `normalized` to false to look for the token as it is written"));
+        }
+    }
+    Ok(())
 }
 
 fn from_crate(error: tokenizers::Error) -> Error {

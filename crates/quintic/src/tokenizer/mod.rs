@@ -7,20 +7,23 @@
 
 mod added_tokens;
 mod bytes;
+mod classes;
 mod config;
 mod fast;
 mod fast_check;
 mod sentencepiece;
 mod slow;
 mod special;
+mod values;
 
 use std::path::Path;
 
 use self::bytes::ByteTokenizer;
+use self::classes::SlowClass;
 use self::config::{TOKENIZER_JSON, TokenizerConfig};
 use self::fast::{FastClass, FastTokenizer};
 use self::sentencepiece::SentencePiece;
-use self::slow::{SlowClass, SlowTokenizer};
+use self::slow::SlowTokenizer;
 use crate::{Error, Result};
 
 /// Files that can hold a SentencePiece model, in the order in which they are looked for.

@@ -1,7 +1,7 @@
 //! Which tokens are added and which are special, worked out the way
 //! `PreTrainedTokenizer.__init__` of transformers 4.57.6 does.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::added_tokens::{AddedToken, AddedTokens};
 use super::config::{ROLES, Role, TokenSpec, TokenizerConfig};
@@ -66,30 +66,14 @@ impl SpecialTokens {
                 }),
             };
         }
-        let mut all: Vec<String> = Vec::new();
+        let listed = list_special(&roles, &defaults.additional, &config.extra_special_tokens);
         let mut all_set = HashSet::new();
-        let mut new_tokens = Vec::new();
-        let listed = roles
+        let all = listed
             .iter()
-            .flatten()
-            .chain(&defaults.additional)
-            .chain(&config.extra_special_tokens)
-            .filter(|token| !token.content().is_empty());
-        for token in listed {
-            if !all_set.insert(token.content().to_owned()) {
-                continue;
-            }
-            all.push(token.content().to_owned());
-            match token {
-                TokenSpec::Text(text) if added.id_of(text).is_some() => {}
-                TokenSpec::Text(text) => new_tokens.push(AddedToken::special(text.clone())),
-                TokenSpec::Token(token) => new_tokens.push(AddedToken {
-                    special: true,
-                    ..token.clone()
-                }),
-            }
-        }
-        append_new(&mut added, new_tokens, vocab)?;
+            .map(|token| token.content().to_owned())
+            .filter(|token| all_set.insert(token.clone()))
+            .collect();
+        append_new(&mut added, &listed, vocab)?;
         added.build_trie();
         Ok(SpecialTokens {
             added,
@@ -141,28 +125,64 @@ impl SpecialTokens {
     }
 }
 
+/// Every special token in the reference's order. A text that came up before is left out,
+/// but one list may have it twice, with and without flags.
+pub(crate) fn list_special<'t>(
+    roles: &'t [Option<TokenSpec>; 7],
+    additional: &'t [TokenSpec],
+    extra: &'t [TokenSpec],
+) -> Vec<&'t TokenSpec> {
+    let mut seen: HashSet<&str> = HashSet::new();
+    let mut listed = Vec::new();
+    let singles = |tokens: &'t [TokenSpec]| tokens.iter().map(std::slice::from_ref);
+    let groups = roles
+        .iter()
+        .flatten()
+        .map(std::slice::from_ref)
+        .chain([additional])
+        .chain(singles(extra));
+    for group in groups {
+        let new =
+            |token: &&TokenSpec| !token.content().is_empty() && !seen.contains(token.content());
+        let group: Vec<&TokenSpec> = group.iter().filter(new).collect();
+        seen.extend(group.iter().map(|token| token.content()));
+        listed.extend(group);
+    }
+    listed
+}
+
 /// Gives each token its id: the one it has, or the next free one.
 fn append_new(
     added: &mut AddedTokens,
-    tokens: Vec<AddedToken>,
+    tokens: &[&TokenSpec],
     vocab: &impl BaseVocab,
 ) -> Result<()> {
     // The vocabulary as it was before the first token is appended.
     let before = added.clone();
     let mut next = None;
+    let mut appended = HashMap::new();
     for token in tokens {
-        let known = before.id_of(&token.content).or_else(|| {
+        let token = match token {
+            TokenSpec::Text(text) if added.id_of(text).is_some() => continue,
+            TokenSpec::Text(text) => AddedToken::special(text.clone()),
+            TokenSpec::Token(token) => AddedToken {
+                special: true,
+                ..token.clone()
+            },
+        };
+        let known = before.highest_id_of(&token.content).or_else(|| {
             vocab.find_last(&token.content).filter(|&id| {
                 before
                     .get(id)
                     .is_none_or(|other| other.content == token.content)
             })
         });
-        let id = match known {
+        let id = match known.or_else(|| appended.get(&token.content).copied()) {
             Some(id) => id,
             None => {
                 let id = next.unwrap_or_else(|| count_distinct(&before, vocab));
                 next = Some(id + 1);
+                appended.insert(token.content.clone(), id);
                 id
             }
         };
@@ -185,6 +205,6 @@ fn count_distinct(added: &AddedTokens, vocab: &impl BaseVocab) -> u32 {
             None => vocab.token(id),
         })
         .collect();
-    names.extend(added.names().map(|(name, _)| name.to_owned()));
+    names.extend(added.iter().map(|(_, token)| token.content.clone()));
     names.len() as u32
 }

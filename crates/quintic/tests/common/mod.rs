@@ -201,6 +201,15 @@ fn varint(mut value: u64) -> Vec<u8> {
     out
 }
 
+/// A piece of a SentencePiece model.
+pub(crate) fn piece(text: &str, score: f32, kind: u64) -> Vec<u8> {
+    let mut message = field(1, text.as_bytes());
+    message.push(2 << 3 | 5);
+    message.extend(score.to_le_bytes());
+    message.extend(number_field(3, kind));
+    field(1, &message)
+}
+
 pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();

@@ -4,6 +4,7 @@
 //! includes its rules for ties, unknown characters and rounding.
 
 mod bpe;
+mod check;
 mod double_array;
 mod model;
 mod normalizer;
