@@ -9,7 +9,7 @@ pub use fuzz_support::{TARGETS, Target, target};
 
 /// libFuzzer's own mutation for two seeds of three, the target's for the third.
 pub fn mutate(target: &Target, data: &mut [u8], size: usize, max_size: usize, seed: u32) -> usize {
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         let mut random = Random::new(u64::from(seed).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let mutated = (target.mutate)(&data[..size], &mut random);
         if mutated.len() <= max_size {

@@ -2,7 +2,8 @@
 //!
 //! The header is read and checked here rather than by the `safetensors` crate, whose errors
 //! name no file and mostly no tensor, and which keeps the last of two equal names. What it
-//! accepts is the same otherwise; its table of element types is used as it is.
+//! accepts is the same otherwise, but for white space in front of the header, which the format
+//! forbids; its table of element types is used as it is.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

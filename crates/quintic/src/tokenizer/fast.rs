@@ -239,6 +239,9 @@ impl FastTokenizer {
                 false => TruncationDirection::Right,
             };
             encoding.truncate(max_length.saturating_sub(framing.len()), 0, direction);
+            // What was cut off hangs on the encoding in pieces of the new length, and a template
+            // that repeats the text would combine each of them with each other.
+            drop(encoding.take_overflowing());
             let framed = self.inner.post_process(encoding, None, true)?;
             Ok(framed.get_ids().to_vec())
         })

@@ -74,6 +74,10 @@ fn whole_file(file: Vec<u8>) {
         (Err(_), Err(_)) => {}
         // A file without tensors is well formed, but nothing can be opened in it.
         (Err(_), Ok(_)) if no_tensors => {}
+        // Of two tensors of one name the reference reader takes the last.
+        (Err(error), Ok(_)) if error.message().contains("appears twice") => {}
+        // The format wants `{` first; the reference reader lets white space precede it.
+        (Err(_), Ok(_)) if file.get(8) != Some(&b'{') => {}
         (ours, theirs) => panic!("ours: {ours:?}, the reference: {:?}", theirs.err()),
     }
     if let Ok(checkpoint) = open_safetensors(file, &OpenOptions::default()) {
