@@ -54,13 +54,13 @@ $(VENV)/ready: tools/requirements.txt
 lint: ## Check format, lints and documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc -p quintic --no-deps --all-features --locked
 
 format: ## Format the code
 	$(CARGO) fmt --all
 
 docs: ## Build the API documentation (target/doc)
-	$(CARGO) doc --workspace --no-deps --all-features
+	$(CARGO) doc -p quintic --no-deps --all-features
 
 clean: ## Remove everything that was built or fetched
 	rm -rf target .cache $(VENV) $(DEMO_VENV) demo-out

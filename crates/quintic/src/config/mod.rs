@@ -136,9 +136,9 @@ impl T5Config {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if it is not a JSON object, a needed
+    /// [`ErrorKind::Config`] if it is not a JSON object, a needed
     /// field is missing or has the wrong type or an impossible value, or two fields
-    /// contradict each other; [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if it
+    /// contradict each other; [`ErrorKind::Unsupported`] if it
     /// asks for something that would change the numbers and is not done here.
     pub fn from_file(path: &Path) -> Result<Self> {
         let bytes = read_file(path, MAX_JSON_BYTES, ErrorKind::Config)?;
@@ -163,7 +163,7 @@ impl T5Config {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Config`](crate::ErrorKind::Config) if the bias table has too few rows.
+    /// [`ErrorKind::Config`] if the bias table has too few rows.
     pub fn from_inferred(shape: &InferredShape) -> Result<Self> {
         let config = T5Config {
             family: Some(match shape.has_bias_per_layer {
