@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use quintic::checkpoint::hub::{self, HubOptions, ProgressCallback};
+use quintic::checkpoint::hub::{HubOptions, ProgressCallback};
 use quintic::checkpoint::{Checkpoint, OpenOptions};
 use quintic::preset::TokenizerClass;
 use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
-use quintic::{BackendKind, Error, ErrorKind, Result, TextEncoder};
+use quintic::{BackendKind, Error, ErrorKind, LoadOptions, Result, TextEncoder};
 
 use crate::args::{FileArgs, TokenizerKind};
 
@@ -20,23 +20,26 @@ pub(crate) fn open(model: &str, args: &FileArgs) -> Result<Checkpoint> {
                 .hint("build it with `--features hub`"),
         );
     }
-    let options = HubOptions {
+    let hub = HubOptions {
         // Without `--download` nothing leaves this machine; with it, HF_HUB_OFFLINE decides.
         offline: (!args.download).then_some(true),
         progress: Some(download_progress()),
         revision: args.revision.clone(),
         cache_dir: args.cache_dir.clone(),
-        variant: args.variant.clone(),
-        subfolder: args.subfolder.clone(),
         ..HubOptions::default()
     };
-    let path = hub::resolve(model, &options)?;
     let files = OpenOptions {
         variant: args.variant.clone(),
         subfolder: args.subfolder.clone(),
         prefix: args.prefix.clone(),
     };
-    Checkpoint::open(path, &files)
+    let backend = BackendKind::default();
+    LoadOptions {
+        files,
+        hub,
+        backend,
+    }
+    .open(model)
 }
 
 /// One bar for the file that is being fetched.

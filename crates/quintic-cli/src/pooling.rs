@@ -1,16 +1,17 @@
 //! Hidden states to one vector a row.
 
 use quintic::backend::Pool;
-use quintic::sentence::normalize;
+use quintic::sentence::{SentenceHead, normalize};
 use quintic::{Error, Result, TextEncoder};
 
-use crate::args::{EncodeArgs, PoolArg};
+use crate::args::EncodeArgs;
 use crate::job::Batch;
 
 /// How rows become one vector each, if they do.
 pub(crate) struct Pooling {
     pool: Pool,
-    sentence: bool,
+    /// The model's own modules, with `--pool sentence`.
+    head: Option<SentenceHead>,
     normalize: bool,
     pub(crate) width: usize,
 }
@@ -21,29 +22,36 @@ impl Pooling {
             return Ok(None);
         };
         let d_model = encoder.config().d_model;
-        let (pool, width) = match (arg.plain(), encoder.sentence_head()) {
-            (Some(pool), _) => (pool, d_model),
-            (None, Some(head)) => (head.pool(), head.width(d_model)),
-            (None, None) => {
-                return Err(Error::input(
-                    "`--pool sentence` needs a modules.json beside the model",
-                )
+        let normalize = args.normalize;
+        if let Some(pool) = arg.plain() {
+            return Ok(Some(Pooling {
+                pool,
+                head: None,
+                normalize,
+                width: d_model,
+            }));
+        }
+        let head = encoder.sentence_head()?.ok_or_else(|| {
+            Error::input("`--pool sentence` needs a modules.json beside the model")
                 .at(encoder.path().display())
-                .hint("`--pool mean` pools without one"));
-            }
-        };
-        let sentence = arg == PoolArg::Sentence;
+                .hint("`--pool mean` pools without one")
+        })?;
         Ok(Some(Pooling {
-            pool,
-            sentence,
-            normalize: args.normalize,
-            width,
+            pool: head.pool(),
+            width: head.width(d_model),
+            head: Some(head),
+            normalize,
         }))
+    }
+
+    /// Tokens that the model was trained to read, if its modules say so.
+    pub(crate) fn max_length(&self) -> Option<usize> {
+        self.head.as_ref().and_then(SentenceHead::max_length)
     }
 
     pub(crate) fn apply(&self, encoder: &TextEncoder, batch: &Batch) -> Vec<f32> {
         let mut vectors = encoder.pooled(&batch.packed, self.pool);
-        if let (true, Some(head)) = (self.sentence, encoder.sentence_head()) {
+        if let Some(head) = &self.head {
             vectors = head.apply(vectors, encoder.config().d_model);
         }
         if self.normalize {

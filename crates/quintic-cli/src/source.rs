@@ -5,7 +5,7 @@ use quintic::preset::Preset;
 use quintic::tokenizer::Tokenizer;
 use quintic::{Error, Result, TextEncoder};
 
-use crate::args::{EncodeArgs, PoolArg, Store};
+use crate::args::{EncodeArgs, Store};
 use crate::job::Job;
 use crate::sink::RowInfo;
 
@@ -56,18 +56,14 @@ impl Source {
         texts: Vec<String>,
         tokenizer: &Tokenizer,
         encoder: &TextEncoder,
+        max_length: Option<usize>,
         args: &EncodeArgs,
     ) -> Result<Self> {
-        // A sentence-transformers model cuts where it was trained to, unless told otherwise.
-        let own_length = match args.pool {
-            Some(PoolArg::Sentence) => encoder.sentence_head().and_then(|head| head.max_length()),
-            _ => None,
-        };
         let ids = texts
             .iter()
             .enumerate()
             .map(|(row, text)| {
-                match args.max_length.or(own_length) {
+                match max_length {
                     Some(max_length) => tokenizer.encode_truncated(text, max_length),
                     None => tokenizer.encode(text, true),
                 }

@@ -19,7 +19,7 @@ pub(crate) const MAX_TOKENIZER_BYTES: u64 = 512 << 20;
 ///
 /// [`Error::io`] if it cannot be read; an error of `kind` if it has more than `limit` bytes.
 pub(crate) fn read_file(path: &Path, limit: u64, kind: ErrorKind) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(|e| Error::io(path, "open the file", e))?;
+    let file = File::open(path).map_err(|e| Error::io(path, "read the file", e))?;
     let mut bytes = Vec::new();
     // A file can grow, and a pipe has no size: the limit is kept while reading.
     file.take(limit + 1)

@@ -42,10 +42,28 @@ impl BackendKind {
 pub struct LoadOptions {
     /// Files of a checkpoint: variant, subfolder, prefix of the names.
     pub files: OpenOptions,
-    /// Revision, cache and download of a repository id.
+    /// Revision, cache and download of a repository id; variant and subfolder are those of
+    /// `files`.
     pub hub: HubOptions,
     /// What computes.
     pub backend: BackendKind,
+}
+
+impl LoadOptions {
+    /// Opens the files of `model`: a folder, a weight file or a cached repository id.
+    ///
+    /// # Errors
+    ///
+    /// As [`hub::resolve`] and [`Checkpoint::open`].
+    pub fn open(&self, model: &str) -> Result<Checkpoint> {
+        // What is downloaded is what is opened afterwards.
+        let hub = HubOptions {
+            variant: self.files.variant.clone(),
+            subfolder: self.files.subfolder.clone(),
+            ..self.hub.clone()
+        };
+        Checkpoint::open(hub::resolve(model, &hub)?, &self.files)
+    }
 }
 
 /// Hidden states of a packed batch in host memory.
@@ -87,7 +105,8 @@ impl<B: Backend> Encode for Encoder<B> {
 pub struct TextEncoder {
     encoder: Box<dyn Encode>,
     config: T5Config,
-    head: Option<SentenceHead>,
+    /// Folder of config.json, where a sentence-transformers model has its modules.
+    folder: Option<PathBuf>,
     /// Where the model was found on this machine.
     path: PathBuf,
     unused_tensors: Vec<String>,
@@ -103,9 +122,7 @@ impl TextEncoder {
     ///
     /// Of the kind that names the culprit: not found, config, checkpoint, unsupported.
     pub fn load(model: &str, options: &LoadOptions) -> Result<Self> {
-        let path = hub::resolve(model, &options.hub)?;
-        let checkpoint = Checkpoint::open(&path, &options.files)?;
-        Self::from_checkpoint(&checkpoint, options.backend)
+        Self::from_checkpoint(&options.open(model)?, options.backend)
     }
 
     /// Loads the encoder of an opened checkpoint.
@@ -115,10 +132,6 @@ impl TextEncoder {
     /// As [`TextEncoder::load`].
     pub fn from_checkpoint(checkpoint: &Checkpoint, backend: BackendKind) -> Result<Self> {
         let config = config_of(checkpoint)?;
-        let head = match checkpoint.config_path().and_then(Path::parent) {
-            Some(folder) => SentenceHead::open(folder, config.d_model)?,
-            None => None,
-        };
         let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
         let encoder: Box<dyn Encode> = match backend {
             BackendKind::Reference => Box::new(
@@ -136,7 +149,10 @@ impl TextEncoder {
         Ok(TextEncoder {
             encoder,
             config,
-            head,
+            folder: checkpoint
+                .config_path()
+                .and_then(Path::parent)
+                .map(Path::to_owned),
             path: checkpoint.path().to_owned(),
             unused_tensors: unused,
             weight_bytes,
@@ -148,9 +164,17 @@ impl TextEncoder {
         &self.config
     }
 
-    /// Pooling, dense layers and normalisation of a sentence-transformers folder.
-    pub fn sentence_head(&self) -> Option<&SentenceHead> {
-        self.head.as_ref()
+    /// Pooling, dense layers and normalisation of a sentence-transformers folder; `None` if
+    /// the model is none. Opened when asked for: hidden states do not depend on it.
+    ///
+    /// # Errors
+    ///
+    /// As [`SentenceHead::open`].
+    pub fn sentence_head(&self) -> Result<Option<SentenceHead>> {
+        match &self.folder {
+            Some(folder) => SentenceHead::open(folder, self.config.d_model),
+            None => Ok(None),
+        }
     }
 
     /// Name of the backend that computes.

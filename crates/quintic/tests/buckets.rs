@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use quintic::model::Buckets;
+use quintic::backend::Buckets;
 use serde::Deserialize;
 
 /// Bidirectional or not, buckets, distance of the last one, and where buckets begin.

@@ -32,6 +32,7 @@ pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
     let started = Instant::now();
     let checkpoint = model::open(&args.model.model, files)?;
     let encoder = model::load(&checkpoint, &args.backend, args.quiet)?;
+    let pooling = Pooling::of(args, &encoder)?;
     let source = match &args.input_ids {
         Some(path) => Source::from_ids(batches::read(path)?, args)?,
         None => {
@@ -41,13 +42,18 @@ pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
             let texts = texts_of(args)?;
             match &preset {
                 Some(preset) => Source::from_preset(texts, preset, &tokenizer, &encoder, args)?,
-                None => Source::from_texts(texts, &tokenizer, &encoder, args)?,
+                None => {
+                    // A sentence-transformers model cuts where it was trained to, unless told
+                    // otherwise.
+                    let own_length = pooling.as_ref().and_then(Pooling::max_length);
+                    let max_length = args.max_length.or(own_length);
+                    Source::from_texts(texts, &tokenizer, &encoder, max_length, args)?
+                }
             }
         }
     };
     let load_s = started.elapsed().as_secs_f64();
 
-    let pooling = Pooling::of(args, &encoder)?;
     let n_tokens = write(&source, &encoder, pooling.as_ref(), args)?;
     let encode_s = started.elapsed().as_secs_f64() - load_s;
     if args.json {

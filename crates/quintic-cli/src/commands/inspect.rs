@@ -24,8 +24,8 @@ pub(crate) fn run(args: &InspectArgs) -> Result<()> {
     loaded
 }
 
-/// Everything `inspect` says, in the order it is shown, and whether the encoder loads. What is
-/// wrong with a part is said in its place: inspecting is for finding out.
+/// Everything `inspect` says, in the order it is shown, and whether encoder and sentence head
+/// load. What is wrong with a part is said in its place: inspecting is for finding out.
 fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Value>, Result<()>)> {
     let config = config_of(checkpoint)?;
     let mut report = Map::new();
@@ -81,17 +81,15 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
     };
     say("output_head", json!(head));
     say("tokenizer", json!(tokenizer(checkpoint, &args.files)));
-    if let Some(folder) = checkpoint.config_path().and_then(|path| path.parent()) {
-        match SentenceHead::open(folder, config.d_model) {
-            Ok(Some(head)) => {
-                say("sentence_head", json!(head.describe()));
-            }
-            Ok(None) => {}
-            Err(e) => {
-                say("sentence_head", json!(in_a_line(&e)));
-            }
-        }
-    }
+    let folder = checkpoint.config_path().and_then(|path| path.parent());
+    let head = folder
+        .map(|folder| SentenceHead::open(folder, config.d_model))
+        .transpose();
+    match &head {
+        Ok(Some(Some(head))) => say("sentence_head", json!(head.describe())),
+        Ok(_) => None,
+        Err(e) => say("sentence_head", json!(in_a_line(e))),
+    };
     say("warnings", json!(config.warnings));
     let unused: Map<String, Value> = config
         .unused_fields
@@ -119,7 +117,7 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
             .collect();
         say("tensors", json!(list));
     }
-    Ok((report, loaded.map(|_| ())))
+    Ok((report, loaded.map(|_| ()).and(head.map(|_| ()))))
 }
 
 fn shape(config: &T5Config) -> Value {

@@ -36,7 +36,7 @@ output head         none
     assert!(ran.out.starts_with(&expected), "{}", ran.out);
     for line in [
         "\ntokenizer           T5Tokenizer over SentencePiece (unigram, 32000 pieces",
-        "\nmemory              weights          1.0 MB\n                    per 1000 tokens  304.0 kB\n",
+        "\nmemory              weights          1.0 MB\n                    per 1000 tokens  400.0 kB\n",
         "\nencoder             loads and runs\n",
     ] {
         assert!(ran.out.contains(line), "no {line} in {}", ran.out);

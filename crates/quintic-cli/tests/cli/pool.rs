@@ -82,7 +82,7 @@ fn the_models_own_pooling() {
     let pooled = |ids: Vec<u32>| {
         let batch = PackedBatch::from_rows(&[ids], 384).unwrap();
         let encoder = model.encoder();
-        let head = encoder.sentence_head().unwrap();
+        let head = encoder.sentence_head().unwrap().unwrap();
         head.apply(encoder.pooled(&batch, Pool::Mean), 8)
     };
     let (shape, values) = model.floats("out.safetensors", "embeddings");

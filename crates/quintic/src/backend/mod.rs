@@ -15,12 +15,15 @@
 //! Lengths that disagree are the caller's bug and panic with the numbers: [`crate::model`]
 //! is the only caller, and it has checked files and batches before.
 
+mod buckets;
 pub mod reference;
 
 use crate::Result;
 use crate::batch::Mask;
 use crate::config::Activation;
 use crate::tensor::Tensor;
+
+pub use buckets::Buckets;
 
 /// The matrices that one product multiplies with. A weight is stored `[out, in]`, as in the
 /// checkpoint.
@@ -171,7 +174,7 @@ pub trait Backend: Send + Sync {
     fn prepare_matrix(&self, weights: Weights) -> Result<Self::Matrix>;
 
     /// Prepares a bias table `[buckets, n_heads]`: `bucket_of` maps `key - query` to its row.
-    fn prepare_bias(&self, table: Tensor, buckets: crate::model::Buckets) -> Result<Self::Bias>;
+    fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Self::Bias>;
 
     /// An operand buffer, contents unspecified.
     fn operand(&self, tokens: usize, columns: usize) -> Self::Operand;

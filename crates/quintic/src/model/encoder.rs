@@ -1,12 +1,12 @@
 //! The encoder stack: which operation follows which.
 
 use crate::Result;
-use crate::backend::{Attention, Backend, Epilogue, Keys, Pool, Visible, Weights};
+use crate::backend::{Attention, Backend, Buckets, Epilogue, Keys, Pool, Visible, Weights};
 use crate::batch::PackedBatch;
 use crate::config::T5Config;
 
+use super::TakeTensor;
 use super::weights::{EncoderWeights, LayerWeights};
-use super::{Buckets, TakeTensor};
 
 /// A loaded text encoder on some backend.
 pub struct Encoder<B: Backend> {

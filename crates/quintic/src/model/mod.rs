@@ -4,10 +4,8 @@
 //! files or padding. A loaded [`Encoder`] is immutable: share it by reference between
 //! threads.
 
-mod buckets;
 mod encoder;
 mod weights;
 
-pub use buckets::Buckets;
 pub use encoder::{Encoded, Encoder};
 pub use weights::{EncoderWeights, TakeTensor};

@@ -17,8 +17,8 @@ pub mod seeds;
 pub mod tokenizers;
 pub mod weights;
 
+use quintic::backend::Buckets;
 use quintic::config::T5Config;
-use quintic::model::Buckets;
 
 /// A fuzz target: its name, its check, its mutation and the inputs it starts from.
 pub struct Target {

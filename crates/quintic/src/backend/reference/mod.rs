@@ -9,9 +9,8 @@ mod attention;
 mod choose;
 mod product;
 
-use super::{Attention, Backend, Choice, Chosen, Epilogue, Pool, Weights};
+use super::{Attention, Backend, Buckets, Choice, Chosen, Epilogue, Pool, Weights};
 use crate::Result;
-use crate::model::Buckets;
 use crate::tensor::Tensor;
 
 pub use attention::KvCache;
