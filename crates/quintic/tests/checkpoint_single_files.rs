@@ -45,6 +45,23 @@ fn single_files_bare_and_under_every_known_prefix() {
 }
 
 #[test]
+fn a_file_named_as_in_a_model_folder_takes_the_config_and_tokenizer_beside_it() {
+    let folder = Folder::new()
+        .with("config.json", b"{}".to_vec())
+        .with("spiece.model", vec![])
+        .with("model.safetensors", tiny())
+        .with("t5xxl.safetensors", tiny());
+    let named = folder.open_file("model.safetensors").unwrap();
+    assert!(named.config_path().unwrap().ends_with("config.json"));
+    assert!(named.tokenizer_folder().unwrap().is_dir());
+    let alone = folder.open_file("t5xxl.safetensors").unwrap();
+    assert_eq!(
+        (alone.config_path(), alone.tokenizer_folder()),
+        (None, None)
+    );
+}
+
+#[test]
 fn two_encoders_in_one_file_must_be_chosen_between() {
     let mut tensors = encoder(&Shape {
         prefix: "a.",

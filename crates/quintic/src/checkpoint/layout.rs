@@ -122,12 +122,20 @@ fn single_file(path: &Path, options: &OpenOptions) -> Result<Layout> {
         )
         .at(path.display()));
     };
+    // A file that has the name transformers gives it belongs to the folder it lies in, and
+    // its config may say what shapes cannot, such as the activation. Others stand alone.
+    let is_named = name.starts_with("model") || name.starts_with("pytorch_model");
+    let folder = match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => Some(Path::new(".")),
+        folder => folder,
+    };
+    let folder = folder.filter(|folder| is_named && folder.join("config.json").is_file());
     Ok(Layout {
         weights: path.to_path_buf(),
         is_index,
         format,
-        config: None,
-        tokenizer: None,
+        config: folder.map(|folder| folder.join("config.json")),
+        tokenizer: folder.and_then(own_tokenizer),
     })
 }
 
