@@ -47,7 +47,7 @@ fn single_files_bare_and_under_every_known_prefix() {
 #[test]
 fn a_file_named_as_in_a_model_folder_takes_the_config_and_tokenizer_beside_it() {
     let folder = Folder::new()
-        .with("config.json", b"{}".to_vec())
+        .with("config.json", b"{}")
         .with("spiece.model", vec![])
         .with("model.safetensors", tiny())
         .with("t5xxl.safetensors", tiny());
