@@ -1,0 +1,10 @@
+//! CPU kernels of the Quintic engine.
+//!
+//! Arithmetic only: no files, no tensor names, no models.
+
+mod isa;
+mod micro;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use isa::{ISA_VARIABLE, Isa, IsaError};

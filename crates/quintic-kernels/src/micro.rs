@@ -1,0 +1,157 @@
+//! The innermost products: a few rows times one panel of 32 columns.
+//!
+//! Every instruction set provides the same two functions over the same packed panels, so
+//! that all that stands above them is written once. Both sum over `k` in increasing order,
+//! one term (f32) or one pair of terms (bf16) at a time and each element by itself: a row's
+//! result depends neither on the rows beside it nor on how rows are grouped.
+
+/// Columns of a panel of packed weights.
+pub(crate) const PANEL: usize = 32;
+
+/// Depth of a bf16 chunk: the `k` that one tile row or one cache line of an operand holds.
+pub(crate) const CHUNK: usize = 32;
+
+/// `c[rows, 32] (+)= a[rows, depth] b[depth, 32]` in f32.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct F32Block {
+    /// First row of `a`; rows are `a_row` elements apart.
+    pub(crate) a: *const f32,
+    pub(crate) a_row: usize,
+    /// The panel: 32 adjacent columns for each `k`.
+    pub(crate) b: *const f32,
+    pub(crate) depth: usize,
+    /// First row of the sums; rows are `c_row` elements apart.
+    pub(crate) c: *mut f32,
+    pub(crate) c_row: usize,
+    /// Rows of this block, at most the kernel's own number.
+    pub(crate) rows: usize,
+    /// Whether the product is added to `c`; otherwise it replaces what is there. The product
+    /// is summed by itself from zero, then added once.
+    pub(crate) accumulate: bool,
+}
+
+/// `c[rows, 32] (+)= a[rows, 32 * chunks] b[32 * chunks, 32]`, factors bf16, sums f32.
+///
+/// Row `r` and chunk `i` of `a` are the 32 adjacent values at
+/// `a + (r / 16) * a_group + (r % 16) * a_row + i * a_chunk` (in elements). So a plain
+/// row-major matrix has `a_group = 16 * a_row` and `a_chunk = 32`, and a matrix of tiles,
+/// each of 16 adjacent rows of 64 bytes, has `a_row = 32`, `a_chunk = 512`.
+///
+/// A chunk of `b` is 1024 values: columns 0 to 15, then columns 16 to 31, and of each half
+/// 16 pairs of `k`, each holding for 16 columns the values of `2 * pair` and
+/// `2 * pair + 1` side by side: `b[((i * 2 + column / 16) * 16 + pair) * 32 + column % 16 * 2
+/// + k % 2]`. That is the order that a tile product and a bf16 dot product both read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bf16Block {
+    pub(crate) a: *const u16,
+    pub(crate) a_row: usize,
+    pub(crate) a_group: usize,
+    pub(crate) a_chunk: usize,
+    pub(crate) b: *const u16,
+    pub(crate) chunks: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) c_row: usize,
+    /// Rows of this block, at most the kernel's own number. A kernel may read and compute
+    /// the rows up to the next multiple of [`MicroBf16::row_multiple`], and write their
+    /// sums: the caller provides the memory for both.
+    pub(crate) rows: usize,
+    pub(crate) accumulate: bool,
+}
+
+/// The f32 product of an instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MicroF32 {
+    /// Most rows of a block.
+    pub(crate) max_rows: usize,
+    /// # Safety
+    ///
+    /// The instruction set is available; all that the block names is allocated; no other
+    /// thread touches its part of `c`; `0 < rows <= max_rows`.
+    pub(crate) run: unsafe fn(&F32Block),
+}
+
+/// The bf16 product of an instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MicroBf16 {
+    /// Most rows of a block.
+    pub(crate) max_rows: usize,
+    /// Rows are computed in multiples of this.
+    pub(crate) row_multiple: usize,
+    /// # Safety
+    ///
+    /// As [`MicroF32::run`], up to the next multiple of `row_multiple` rows.
+    pub(crate) run: unsafe fn(&Bf16Block),
+    /// Called on a thread before its first block of a region, and after its last: AMX
+    /// configures its tiles and releases them.
+    ///
+    /// # Safety
+    ///
+    /// The instruction set is available.
+    pub(crate) enter: unsafe fn(),
+    /// # Safety
+    ///
+    /// As `enter`.
+    pub(crate) leave: unsafe fn(),
+}
+
+/// Plain loops that say what the blocks mean; also the portable kernels' oracle.
+#[cfg(test)]
+pub(crate) mod reference {
+    use super::*;
+
+    /// # Safety
+    ///
+    /// As [`MicroF32::run`].
+    pub(crate) unsafe fn f32_block(block: &F32Block) {
+        for row in 0..block.rows {
+            for column in 0..PANEL {
+                let mut sum = 0.0f64;
+                for k in 0..block.depth {
+                    // SAFETY: inside the matrices, by the caller's word.
+                    unsafe {
+                        sum += f64::from(*block.a.add(row * block.a_row + k))
+                            * f64::from(*block.b.add(k * PANEL + column));
+                    }
+                }
+                // SAFETY: as above.
+                let c = unsafe { &mut *block.c.add(row * block.c_row + column) };
+                *c = if block.accumulate {
+                    (f64::from(*c) + sum) as f32
+                } else {
+                    sum as f32
+                };
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`MicroBf16::run`].
+    pub(crate) unsafe fn bf16_block(block: &Bf16Block) {
+        let wide = |bits: u16| f64::from(half::bf16::from_bits(bits));
+        for row in 0..block.rows {
+            for column in 0..PANEL {
+                let mut sum = 0.0f64;
+                for k in 0..CHUNK * block.chunks {
+                    let (chunk, within) = (k / CHUNK, k % CHUNK);
+                    let a = row / 16 * block.a_group
+                        + row % 16 * block.a_row
+                        + chunk * block.a_chunk
+                        + within;
+                    let b = ((chunk * 2 + column / 16) * 16 + within / 2) * 32
+                        + column % 16 * 2
+                        + within % 2;
+                    // SAFETY: inside the matrices, by the caller's word.
+                    unsafe { sum += wide(*block.a.add(a)) * wide(*block.b.add(b)) };
+                }
+                // SAFETY: as above.
+                let c = unsafe { &mut *block.c.add(row * block.c_row + column) };
+                *c = if block.accumulate {
+                    (f64::from(*c) + sum) as f32
+                } else {
+                    sum as f32
+                };
+            }
+        }
+    }
+}

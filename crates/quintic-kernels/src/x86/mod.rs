@@ -1,0 +1,3 @@
+//! What is specific to x86-64: detection, and kernels written in its instructions.
+
+pub(crate) mod detect;
