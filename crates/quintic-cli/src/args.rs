@@ -1,11 +1,12 @@
 //! The command line's shape.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use quintic::DType;
 use quintic::backend::Pool;
 use quintic::batch::PadRows;
+use quintic::{Compute, ComputeType, DType, MatmulPrecision, Result};
 
 /// Hidden states of T5-family text encoders.
 #[derive(Debug, Parser)]
@@ -77,6 +78,40 @@ pub(crate) enum TokenizerKind {
     Slow,
 }
 
+/// What computes, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ComputeArgs {
+    /// What computes: `cpu`, or `reference` for plain loops with f64 sums.
+    #[arg(long, default_value = "reference")]
+    pub(crate) backend: String,
+    /// Type of weights and products.
+    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16", "f16"])]
+    pub(crate) dtype: String,
+    /// Precision of f32 products: f32, two bf16 parts each, or bf16.
+    #[arg(long, default_value = "highest", value_parser = ["highest", "high", "medium"])]
+    pub(crate) matmul_precision: String,
+    /// Threads; by default as many as there are cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Multiply the norms' gains into the products behind them at load.
+    #[arg(long)]
+    pub(crate) fold_norm_gains: bool,
+}
+
+impl ComputeArgs {
+    /// # Errors
+    ///
+    /// As [`ComputeType::parse`] and [`MatmulPrecision::parse`].
+    pub(crate) fn compute(&self) -> Result<Compute> {
+        Ok(Compute {
+            dtype: ComputeType::parse(&self.dtype)?,
+            matmul_precision: MatmulPrecision::parse(&self.matmul_precision)?,
+            threads: self.threads,
+            fold_norm_gains: self.fold_norm_gains,
+        })
+    }
+}
+
 #[derive(Args, Debug)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(false)
     .args(["texts", "input", "input_ids"]))]
@@ -121,15 +156,11 @@ pub(crate) struct EncodeArgs {
     /// Layout of texts' results: real tokens laid end to end, or padded to the longest text.
     #[arg(long, value_enum, conflicts_with_all = ["input_ids", "pool"])]
     pub(crate) store: Option<Store>,
-    /// Type that products compute in.
-    #[arg(long, default_value = "f32", value_parser = ["f32"])]
-    pub(crate) dtype: String,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
     /// Type of the written values.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) output_dtype: OutputDType,
-    /// What computes.
-    #[arg(long, default_value = "reference")]
-    pub(crate) backend: String,
     /// Tokens computed at a time; more need more memory.
     #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) batch_tokens: u32,

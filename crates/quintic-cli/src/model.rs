@@ -10,7 +10,7 @@ use quintic::preset::TokenizerClass;
 use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
 use quintic::{BackendKind, Error, ErrorKind, LoadOptions, Result, TextEncoder};
 
-use crate::args::{FileArgs, TokenizerKind};
+use crate::args::{ComputeArgs, FileArgs, TokenizerKind};
 
 /// The files of a model, opened but not loaded.
 pub(crate) fn open(model: &str, args: &FileArgs) -> Result<Checkpoint> {
@@ -33,11 +33,10 @@ pub(crate) fn open(model: &str, args: &FileArgs) -> Result<Checkpoint> {
         subfolder: args.subfolder.clone(),
         prefix: args.prefix.clone(),
     };
-    let backend = BackendKind::default();
     LoadOptions {
         files,
         hub,
-        backend,
+        ..LoadOptions::default()
     }
     .open(model)
 }
@@ -62,8 +61,13 @@ fn download_progress() -> ProgressCallback {
 }
 
 /// The encoder, with notes on what is odd about it on standard error.
-pub(crate) fn load(checkpoint: &Checkpoint, backend: &str, quiet: bool) -> Result<TextEncoder> {
-    let encoder = TextEncoder::from_checkpoint(checkpoint, BackendKind::parse(backend)?)?;
+pub(crate) fn load(
+    checkpoint: &Checkpoint,
+    args: &ComputeArgs,
+    quiet: bool,
+) -> Result<TextEncoder> {
+    let backend = BackendKind::parse(&args.backend)?;
+    let encoder = TextEncoder::from_checkpoint(checkpoint, backend, &args.compute()?)?;
     if !quiet {
         for note in notes(&encoder) {
             eprintln!("note: {note}");

@@ -37,6 +37,7 @@
 pub mod backend;
 pub mod batch;
 pub mod checkpoint;
+mod compute;
 pub mod config;
 mod error;
 #[doc(hidden)]
@@ -51,6 +52,7 @@ mod tensor;
 mod text_encoder;
 pub mod tokenizer;
 
+pub use compute::{Compute, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
 pub use tensor::{ByteOwner, DType, Tensor};

@@ -8,14 +8,17 @@ use crate::backend::{Backend, Pool};
 use crate::batch::PackedBatch;
 use crate::checkpoint::hub::{self, HubOptions};
 use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
+use crate::compute::Compute;
 use crate::config::T5Config;
-use crate::model::{Encoder, EncoderWeights};
+use crate::model::{Encoder, EncoderWeights, TakeTensor};
 use crate::sentence::SentenceHead;
 use crate::{Error, Result};
 
 /// Which backend computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BackendKind {
+    /// The kernels of this machine's CPU.
+    Cpu,
     /// Plain loops with f64 sums, see [`crate::backend::reference`].
     #[default]
     Reference,
@@ -29,9 +32,10 @@ impl BackendKind {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if this build has none of it.
     pub fn parse(name: &str) -> Result<Self> {
         match name {
+            "cpu" => Ok(BackendKind::Cpu),
             "reference" => Ok(BackendKind::Reference),
             other => Err(Error::unsupported(format!(
-                "there is no backend `{other}` in this build, expected `reference`"
+                "there is no backend `{other}` in this build, expected `cpu` or `reference`"
             ))),
         }
     }
@@ -47,6 +51,8 @@ pub struct LoadOptions {
     pub hub: HubOptions,
     /// What computes.
     pub backend: BackendKind,
+    /// How it computes.
+    pub compute: Compute,
 }
 
 impl LoadOptions {
@@ -122,7 +128,7 @@ impl TextEncoder {
     ///
     /// Of the kind that names the culprit: not found, config, checkpoint, unsupported.
     pub fn load(model: &str, options: &LoadOptions) -> Result<Self> {
-        Self::from_checkpoint(&options.open(model)?, options.backend)
+        Self::from_checkpoint(&options.open(model)?, options.backend, &options.compute)
     }
 
     /// Loads the encoder of an opened checkpoint.
@@ -130,15 +136,15 @@ impl TextEncoder {
     /// # Errors
     ///
     /// As [`TextEncoder::load`].
-    pub fn from_checkpoint(checkpoint: &Checkpoint, backend: BackendKind) -> Result<Self> {
+    pub fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        backend: BackendKind,
+        compute: &Compute,
+    ) -> Result<Self> {
         let config = config_of(checkpoint)?;
         let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
-        let encoder: Box<dyn Encode> = match backend {
-            BackendKind::Reference => Box::new(
-                Encoder::load(Reference, config.clone(), &mut source)
-                    .map_err(|e| e.at_if_placeless(checkpoint.path().display()))?,
-            ),
-        };
+        let encoder = load(&config, &mut source, backend, compute)
+            .map_err(|e| e.at_if_placeless(checkpoint.path().display()))?;
         // A surplus layer of the encoder means that the config is another model's.
         let unused = source.finish(|name| !name.starts_with("encoder.block."))?;
         let weight_bytes = checkpoint
@@ -156,6 +162,27 @@ impl TextEncoder {
             path: checkpoint.path().to_owned(),
             unused_tensors: unused,
             weight_bytes,
+        })
+    }
+
+    /// An encoder whose tensors come from anywhere, such as a test or a benchmark.
+    ///
+    /// # Errors
+    ///
+    /// As [`Encoder::load`].
+    pub fn from_source(
+        config: T5Config,
+        source: &mut dyn TakeTensor,
+        backend: BackendKind,
+        compute: &Compute,
+    ) -> Result<Self> {
+        Ok(TextEncoder {
+            encoder: load(&config, source, backend, compute)?,
+            config,
+            folder: None,
+            path: PathBuf::new(),
+            unused_tensors: Vec::new(),
+            weight_bytes: 0,
         })
     }
 
@@ -225,6 +252,22 @@ impl TextEncoder {
     /// One vector a row, `[rows, d_model]`.
     pub fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
         self.encoder.pooled(batch, pool)
+    }
+}
+
+fn load(
+    config: &T5Config,
+    source: &mut dyn TakeTensor,
+    backend: BackendKind,
+    compute: &Compute,
+) -> Result<Box<dyn Encode>> {
+    match backend {
+        BackendKind::Cpu => Err(Error::unsupported("the cpu backend is not built yet")),
+        BackendKind::Reference if *compute != Compute::default() => Err(Error::unsupported(
+            "the reference backend computes in its one way only, but `dtype`, \
+             `matmul_precision`, `threads` or `fold_norm_gains` was chosen",
+        )),
+        BackendKind::Reference => Ok(Box::new(Encoder::load(Reference, config.clone(), source)?)),
     }
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use quintic::backend::Pool;
 use quintic::batch::{PackedBatch, PadRows, PaddedBatch, PaddedMask};
 use quintic::checkpoint::{Checkpoint, OpenOptions};
-use quintic::{BackendKind, TextEncoder};
+use quintic::{BackendKind, Compute, TextEncoder};
 
 const MODELS: [&str; 3] = ["t5-v1_1", "umt5", "t5-v1_0"];
 
@@ -16,7 +16,7 @@ fn load(name: &str) -> TextEncoder {
         .join("../../testdata/goldens")
         .join(name);
     let checkpoint = Checkpoint::open(folder, &OpenOptions::default()).unwrap();
-    TextEncoder::from_checkpoint(&checkpoint, BackendKind::Reference).unwrap()
+    TextEncoder::from_checkpoint(&checkpoint, BackendKind::Reference, &Compute::default()).unwrap()
 }
 
 /// Rows of awkward lengths with ids that depend on the row alone.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use quintic::batch::{PadRows, PaddedBatch, PaddedMask};
 use quintic::checkpoint::{Checkpoint, OpenOptions, SafetensorsFile};
-use quintic::{BackendKind, TextEncoder};
+use quintic::{BackendKind, Compute, TextEncoder};
 
 fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/goldens")
@@ -16,7 +16,7 @@ fn goldens() -> PathBuf {
 
 fn load(folder: &Path) -> TextEncoder {
     let checkpoint = Checkpoint::open(folder, &OpenOptions::default()).unwrap();
-    TextEncoder::from_checkpoint(&checkpoint, BackendKind::Reference).unwrap()
+    TextEncoder::from_checkpoint(&checkpoint, BackendKind::Reference, &Compute::default()).unwrap()
 }
 
 fn integers(file: &SafetensorsFile, name: &str) -> Vec<i64> {

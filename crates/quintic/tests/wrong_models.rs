@@ -7,7 +7,7 @@ use std::path::Path;
 
 use quintic::checkpoint::{Checkpoint, OpenOptions};
 use quintic::output::safetensors::{SafetensorsWriter, TensorSpec};
-use quintic::{BackendKind, DType, ErrorKind, Result, TextEncoder};
+use quintic::{BackendKind, Compute, DType, ErrorKind, Result, TextEncoder};
 
 const CONFIG: &str = r#"{"model_type":"t5","vocab_size":11,"d_model":4,"d_kv":2,"d_ff":6,
     "num_layers":2,"num_heads":3,"feed_forward_proj":"gated-gelu"}"#;
@@ -60,7 +60,7 @@ fn load(config: &str, specs: &[TensorSpec]) -> Result<TextEncoder> {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), config, specs);
     let checkpoint = Checkpoint::open(folder.path(), &OpenOptions::default())?;
-    TextEncoder::from_checkpoint(&checkpoint, BackendKind::Reference)
+    TextEncoder::from_checkpoint(&checkpoint, BackendKind::Reference, &Compute::default())
 }
 
 fn error(config: &str, change: impl FnOnce(&mut Vec<TensorSpec>)) -> String {

@@ -31,7 +31,7 @@ pub(crate) fn run(args: &EncodeArgs) -> Result<()> {
     }
     let started = Instant::now();
     let checkpoint = model::open(&args.model.model, files)?;
-    let encoder = model::load(&checkpoint, &args.backend, args.quiet)?;
+    let encoder = model::load(&checkpoint, &args.compute, args.quiet)?;
     let pooling = Pooling::of(args, &encoder)?;
     let source = match &args.input_ids {
         Some(path) => Source::from_ids(batches::read(path)?, args)?,
@@ -224,7 +224,7 @@ fn summary(
         "model": encoder.path().display().to_string(),
         "tokenizer": source.tokenizer,
         "backend": encoder.backend_name(),
-        "dtype": args.dtype,
+        "dtype": args.compute.dtype,
         "rows": source.job.n_rows(),
         "tokens": n_tokens,
         "unknown_tokens": source.n_unknown,

@@ -4,7 +4,7 @@ use quintic::batch::PackedBatch;
 use quintic::checkpoint::Checkpoint;
 use quintic::config::{Family, T5Config};
 use quintic::sentence::SentenceHead;
-use quintic::{BackendKind, Error, Result, TextEncoder, config_of};
+use quintic::{BackendKind, Compute, Error, Result, TextEncoder, config_of};
 use serde_json::{Map, Value, json};
 
 use crate::args::{FileArgs, InspectArgs};
@@ -97,7 +97,8 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
         .map(|field| (field.name.clone(), json!(field.reason)))
         .collect();
     say("unused_fields", json!(unused));
-    let loaded = TextEncoder::from_checkpoint(checkpoint, BackendKind::default());
+    let loaded =
+        TextEncoder::from_checkpoint(checkpoint, BackendKind::default(), &Compute::default());
     if let Ok(encoder) = &loaded {
         let memory = json!({
             "weights_bytes": encoder.weight_bytes(),
