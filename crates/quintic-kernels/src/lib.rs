@@ -8,6 +8,9 @@
 //! once and compiled for each instruction set; `pool` has the threads.
 
 mod activation;
+mod attention;
+#[cfg(test)]
+mod attention_tests;
 mod isa;
 mod kernels;
 mod math;
@@ -19,6 +22,7 @@ mod pool;
 mod portable;
 mod product;
 mod rowwise;
+mod scores;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,9 +30,14 @@ mod tests;
 mod x86;
 
 pub use activation::Activation;
+pub use attention::{Attention, KeysValues};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use kernels::{Epilogue, Kernels, KernelsError, Precision, Stream};
 pub use memory::{ALIGNMENT, Buffer};
 pub use operand::Operand;
 pub use pack::{Bytes, Element, LAYOUT, PackedMatrix, PackedShape, Parts, Plain, Storage};
 pub use pool::Pool;
+pub use scores::{
+    CausalMask, KeyMask, NoBias, NoMask, PairMask, PositionBias, RelativeBias, ScoreBias,
+    ScoreMask, ScoresAt,
+};
