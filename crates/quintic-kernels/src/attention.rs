@@ -36,8 +36,10 @@ pub struct KeysValues<'a> {
     pub values: &'a Operand,
     /// Column of the first value.
     pub value_column: usize,
-    /// Where rows begin, `[rows + 1]`.
-    pub row_starts: &'a [usize],
+    /// Where rows begin, `[rows]`.
+    pub starts: &'a [usize],
+    /// Where rows end, `[rows]`.
+    pub ends: &'a [usize],
 }
 
 /// One attention over a packed batch.
@@ -154,19 +156,25 @@ impl Attention<'_> {
             keys.values.columns >= keys.value_column + inner,
             "columns of values"
         );
-        assert_eq!(keys.row_starts.len(), self.row_starts.len(), "rows of keys");
         let forms = [keys.keys.form, keys.values.form, out.form];
         assert_eq!(forms, [self.queries.form; 3], "types of an attention");
-        for (starts, tokens) in [
-            (self.row_starts, self.queries.tokens),
-            (keys.row_starts, keys.keys.tokens.min(keys.values.tokens)),
-        ] {
-            assert!(
-                starts.windows(2).all(|b| b[0] <= b[1])
-                    && starts.last().is_some_and(|&n| n <= tokens),
-                "rows of an attention"
-            );
-        }
+        let starts = self.row_starts;
+        assert!(
+            starts.windows(2).all(|b| b[0] <= b[1])
+                && starts.last().is_some_and(|&n| n <= self.queries.tokens),
+            "rows of queries"
+        );
+        let tokens = keys.keys.tokens.min(keys.values.tokens);
+        assert_eq!(
+            (keys.starts.len(), keys.ends.len()),
+            (starts.len() - 1, starts.len() - 1),
+            "rows of keys"
+        );
+        let mut rows = keys.starts.iter().zip(keys.ends);
+        assert!(
+            rows.all(|(start, end)| start <= end && *end <= tokens),
+            "rows of keys"
+        );
         inner
     }
 }
@@ -216,8 +224,8 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         bias: &'a B,
         mask: &'a M,
     ) -> Self {
-        let keys = attention.keys.row_starts;
-        let n_keys = keys[task.row + 1] - keys[task.row];
+        let keys = &attention.keys;
+        let n_keys = keys.ends[task.row] - keys.starts[task.row];
         let n_queries = attention.row_starts[task.row + 1] - attention.row_starts[task.row];
         let offset = if attention.queries_are_last {
             n_keys.saturating_sub(n_queries)
@@ -320,7 +328,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         let depth = d_kv.next_multiple_of(CHUNK);
         let n = self.seen.len();
         let padded = n.next_multiple_of(PANEL);
-        let first = keys.row_starts[self.task.row] + self.seen.start;
+        let first = keys.starts[self.task.row] + self.seen.start;
         let key_column = keys.key_column + self.task.head * d_kv;
         let value_column = keys.value_column + self.task.head * d_kv;
         // SAFETY: every index below is inside the room that was laid out for it.
@@ -655,7 +663,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
     /// score, and the softmax of equal scores is the same for all.
     unsafe fn mean_of_values(&self, out: &Sink, token: usize) {
         let Attention { d_kv, keys, .. } = *self.attention;
-        let first = keys.row_starts[self.task.row];
+        let first = keys.starts[self.task.row];
         let column = keys.value_column + self.task.head * d_kv;
         let mean: Vec<f32> = (0..d_kv)
             .map(|i| {

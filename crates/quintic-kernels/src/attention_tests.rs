@@ -70,7 +70,8 @@ impl Packed {
                 key_column: inner,
                 values: &self.qkv,
                 value_column: 2 * inner,
-                row_starts: &self.row_starts,
+                starts: &self.row_starts[..self.row_starts.len() - 1],
+                ends: &self.row_starts[1..],
             },
             queries_are_last: false,
         }
