@@ -8,8 +8,8 @@
 //! loop counts and order are all under test. On a CPU with tiles the handler never fires, and
 //! the same tests check the hardware.
 //!
-//! It is for tests only: a fault for every instruction makes it about a thousand times slower
-//! than a tile unit, and the handler belongs to the whole process.
+//! It is for tests only: a fault for every instruction, some microseconds, makes it thousands of
+//! times slower than a tile unit, and the handler belongs to the whole process.
 //!
 //! # What is executed
 //!
