@@ -105,9 +105,14 @@ impl Kernels {
         if !isa.is_available() {
             return Err(KernelsError::Isa(IsaError::Missing(isa)));
         }
+        Self::with_table(Table::of(isa), threads)
+    }
+
+    /// Kernels of a table whose instruction set the caller answers for.
+    pub(crate) fn with_table(table: Table, threads: usize) -> Result<Self, KernelsError> {
         let pool = Pool::new(threads).map_err(KernelsError::Threads)?;
         Ok(Kernels {
-            table: Table::of(isa),
+            table,
             scratch: (0..pool.threads()).map(|_| Mutex::default()).collect(),
             pool,
         })

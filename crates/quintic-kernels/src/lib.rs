@@ -24,6 +24,8 @@ mod product;
 mod rowwise;
 mod scores;
 mod table;
+#[doc(hidden)]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

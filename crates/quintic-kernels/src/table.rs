@@ -32,7 +32,7 @@ impl Table {
         };
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::x86::{avx2, avx512};
+            use crate::x86::{amx, avx2, avx512};
             let with_avx512 = Table {
                 f32: avx512::MICRO_F32,
                 rows: avx512::ROWWISE,
@@ -51,7 +51,10 @@ impl Table {
                     ..with_avx512
                 },
                 Isa::Amx => Table {
-                    bf16: Some(avx512::MICRO_BF16),
+                    bf16: Some(amx::MICRO),
+                    bf16_form: Form::Bf16Tiles,
+                    // A tile product does as much as sixteen multiply-adds in its time.
+                    splits: true,
                     ..with_avx512
                 },
             }

@@ -13,11 +13,19 @@ pub(crate) fn noise(seed: usize) -> impl FnMut() -> f32 {
     }
 }
 
+/// Runs the test on every instruction set of this machine, on one thread and on three; where
+/// only the tile unit is missing, on an emulated one, too.
 pub(crate) fn for_each_isa(test: impl Fn(&Kernels)) {
     for isa in Isa::available() {
         for threads in [1, 3] {
             test(&Kernels::new(isa, threads).unwrap());
         }
+    }
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    if Isa::detect() == Isa::Avx512Bf16 {
+        quintic_tiles::install();
+        let table = crate::table::Table::of(Isa::Amx);
+        test(&Kernels::with_table(table, 2).unwrap());
     }
 }
 

@@ -1,0 +1,650 @@
+//! bf16 products in AMX tiles.
+//!
+//! A tile holds 16 rows of 64 bytes: 16 rows and one chunk of `a`, or half a chunk of `b`, or
+//! 16 by 16 sums. Up to 32 rows are two tiles of `a` by two of `b` with four tiles of sums,
+//! which loads one tile per product, the least that eight tiles allow. Up to 16 rows are one
+//! by two, which loads three tiles for two products and is bound by reading `b`: the spare
+//! tiles hold a second chunk, so that loads go on while products wait for the chunk before.
+//!
+//! Intrinsics for tiles are not stable, `asm!` is. The compiler knows tiles as something to
+//! clobber only and keeps nothing in them, but nor does it know what they hold: from the first
+//! sum to the last store is one block. Only the configuration lasts, from `enter` to `leave`.
+//!
+//! # Numerics
+//!
+//! A tile product sums the 32 terms of a chunk, then adds them to the sum before (TDPBF16PS
+//! in the Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2: rounded to
+//! nearest, denormals are zeros). With `accumulate` the tiles start as `c`: the sum before is
+//! continued, one addition per chunk. The other kernels add the whole product to `c` once; here
+//! that would need a second pass over `c`, and the bits of different kernels differ anyway, as
+//! far as the bound on rounding allows. Each row is summed by itself and in the same way in both
+//! shapes, so its bits do not depend on the rows beside it.
+
+use std::arch::asm;
+
+use crate::micro::{Bf16Block, MicroBf16};
+
+pub(crate) const MICRO: MicroBf16 = MicroBf16 {
+    max_rows: 2 * TILE_ROWS,
+    row_multiple: TILE_ROWS,
+    run,
+    enter,
+    leave,
+};
+
+/// Rows of a tile.
+const TILE_ROWS: usize = 16;
+
+/// Bytes of a tile's row.
+const LINE: usize = 64;
+
+/// Bytes of a chunk of `b`: two tiles.
+const B_CHUNK: usize = 2048;
+
+/// Bytes between the chunk of `b` in use and the one that is prefetched: eight chunks, four
+/// pages.
+///
+/// The hardware prefetchers follow the lines of `b` by themselves, but stop at the end of a
+/// page of 4 KiB, that is after every other chunk. The first line of either tile of a chunk
+/// well ahead, prefetched into the second level, has the page translated and its stream begun
+/// before it is needed: at the 30 GB/s that a core gets from memory, 16 KiB take 0.5 us,
+/// several times the latency of memory. To prefetch all 32 lines of a chunk would take half as
+/// many load slots as its tiles take, and more for few rows.
+///
+/// Near the end this names what lies behind the panel, most often the next one, else memory
+/// that may not exist: a prefetch of that does nothing.
+const B_AHEAD: usize = 8 * B_CHUNK;
+
+/// A tile configuration, as LDTILECFG reads it.
+#[repr(C, align(64))]
+struct Config {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// All eight tiles at their full size. There are no smaller ones for the last rows of a
+/// matrix: a caller provides memory for whole tiles.
+static FULL: Config = Config {
+    palette: 1,
+    start_row: 0,
+    reserved: [0; 14],
+    row_bytes: [64, 64, 64, 64, 64, 64, 64, 64, 0, 0, 0, 0, 0, 0, 0, 0],
+    rows: [16, 16, 16, 16, 16, 16, 16, 16, 0, 0, 0, 0, 0, 0, 0, 0],
+};
+
+/// Configures this thread's tiles. Other libraries in the process may have tiles of their own
+/// shape, so nothing is taken for granted.
+///
+/// # Safety
+///
+/// AMX-TILE is available.
+unsafe fn enter() {
+    // SAFETY: reads the static; what this zeroes, all tiles, is named.
+    unsafe {
+        asm!(
+            "ldtilecfg [{}]",
+            in(reg) &raw const FULL,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Gives this thread's tiles back, so that the system need not save them.
+///
+/// # Safety
+///
+/// AMX-TILE is available.
+unsafe fn leave() {
+    // SAFETY: touches tiles only, and all of them are named.
+    unsafe {
+        asm!(
+            "tilerelease",
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// # Safety
+///
+/// As [`MicroBf16::run`]; AMX-TILE and AMX-BF16 are available, and this thread is between
+/// [`enter`] and [`leave`].
+unsafe fn run(block: &Bf16Block) {
+    debug_assert!((1..=MICRO.max_rows).contains(&block.rows));
+    // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
+    unsafe {
+        if block.rows > TILE_ROWS {
+            two_by_two(block);
+        } else {
+            one_by_two(block);
+        }
+    }
+}
+
+/// Sums: tiles 0 and 1 for the first 16 rows, 2 and 3 for the others. Tiles 4 and 5 are `a`,
+/// 6 and 7 are `b`.
+///
+/// # Safety
+///
+/// As [`run`], with memory for 32 rows.
+unsafe fn two_by_two(block: &Bf16Block) {
+    let a_bytes = block.a.cast::<u8>();
+    let c_bytes = block.c.cast::<u8>();
+    let c_row = block.c_row * size_of::<f32>();
+    // `a` is loaded with a hint that it is not needed again soon (T1): it streams through
+    // once per panel, and must not displace the panel of `b` from the first level.
+    //
+    // SAFETY: reads 32 rows of `a`, the chunks of `b` and, to accumulate, 32 rows of `c`, and
+    // writes the latter; all of them exist by the caller's word. Every register and tile that
+    // changes is named, and the block is taken to read and write any memory.
+    unsafe {
+        asm!(
+            "test {accumulate:e}, {accumulate:e}",
+            "jz 2f",
+            "tileloadd tmm0, [{c0} + {c_row}]",
+            "tileloadd tmm1, [{c0} + {c_row} + {line}]",
+            "tileloadd tmm2, [{c1} + {c_row}]",
+            "tileloadd tmm3, [{c1} + {c_row} + {line}]",
+            "jmp 3f",
+            "2:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "3:",
+            "test {chunks}, {chunks}",
+            "jz 5f",
+            "4:",
+            "tileloadd tmm6, [{b} + {b_row}]",
+            "tileloaddt1 tmm4, [{a0} + {a_row}]",
+            "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloaddt1 tmm5, [{a1} + {a_row}]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "prefetcht1 byte ptr [{b} + {ahead}]",
+            "prefetcht1 byte ptr [{b} + {ahead} + {b_half}]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "add {a0}, {a_chunk}",
+            "add {a1}, {a_chunk}",
+            "add {b}, {b_chunk}",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {chunks}",
+            "jnz 4b",
+            "5:",
+            "tilestored [{c0} + {c_row}], tmm0",
+            "tilestored [{c0} + {c_row} + {line}], tmm1",
+            "tilestored [{c1} + {c_row}], tmm2",
+            "tilestored [{c1} + {c_row} + {line}], tmm3",
+            accumulate = in(reg) u32::from(block.accumulate),
+            chunks = inout(reg) block.chunks => _,
+            a0 = inout(reg) a_bytes => _,
+            a1 = inout(reg) a_bytes.add(block.a_group * size_of::<u16>()) => _,
+            a_row = in(reg) block.a_row * size_of::<u16>(),
+            a_chunk = in(reg) block.a_chunk * size_of::<u16>(),
+            b = inout(reg) block.b => _,
+            b_row = in(reg) LINE,
+            c0 = in(reg) c_bytes,
+            c1 = in(reg) c_bytes.add(TILE_ROWS * c_row),
+            c_row = in(reg) c_row,
+            line = const LINE,
+            b_half = const B_CHUNK / 2,
+            b_chunk = const B_CHUNK,
+            ahead = const B_AHEAD,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Sums: tiles 0 and 1. Tiles 2, 4 and 5 are `a` and `b` of every even chunk, 3, 6 and 7 of
+/// every odd one: a chunk is loaded before the one in front of it is multiplied.
+///
+/// # Safety
+///
+/// As [`run`], with memory for 16 rows.
+unsafe fn one_by_two(block: &Bf16Block) {
+    // SAFETY: reads 16 rows of `a`, the chunks of `b` and, to accumulate, 16 rows of `c`, and
+    // writes the latter; all of them exist by the caller's word. Every register and tile that
+    // changes is named, and the block is taken to read and write any memory.
+    unsafe {
+        asm!(
+            "test {accumulate:e}, {accumulate:e}",
+            "jz 2f",
+            "tileloadd tmm0, [{c} + {c_row}]",
+            "tileloadd tmm1, [{c} + {c_row} + {line}]",
+            "jmp 3f",
+            "2:",
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "3:",
+            // `chunks` counts those that are not yet loaded; `a` and `b` point to the next.
+            "sub {chunks}, 1",
+            "jb 6f",
+            "tileloadd tmm4, [{b} + {b_row}]",
+            "tileloaddt1 tmm2, [{a} + {a_row}]",
+            "tileloadd tmm5, [{b} + {b_row} + {b_half}]",
+            "add {a}, {a_chunk}",
+            "add {b}, {b_chunk}",
+            "sub {chunks}, 2",
+            "jb 5f",
+            // At least two more: one behind the even chunk, which waits in its tiles, and the
+            // next even one.
+            "4:",
+            "tileloadd tmm6, [{b} + {b_row}]",
+            "tileloaddt1 tmm3, [{a} + {a_row}]",
+            "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
+            "add {a}, {a_chunk}",
+            "prefetcht1 byte ptr [{b} + {ahead}]",
+            "prefetcht1 byte ptr [{b} + {ahead} + {b_half}]",
+            "tdpbf16ps tmm0, tmm2, tmm4",
+            "tdpbf16ps tmm1, tmm2, tmm5",
+            "tileloadd tmm4, [{b} + {b_row} + {b_chunk}]",
+            "tileloaddt1 tmm2, [{a} + {a_row}]",
+            "tileloadd tmm5, [{b} + {b_row} + {b_chunk} + {b_half}]",
+            "add {a}, {a_chunk}",
+            "prefetcht1 byte ptr [{b} + {ahead} + {b_chunk}]",
+            "prefetcht1 byte ptr [{b} + {ahead} + {b_chunk} + {b_half}]",
+            "tdpbf16ps tmm0, tmm3, tmm6",
+            "tdpbf16ps tmm1, tmm3, tmm7",
+            "add {b}, 2 * {b_chunk}",
+            "sub {chunks}, 2",
+            "jae 4b",
+            // None or one more, as -2 or -1 says.
+            "5:",
+            "tdpbf16ps tmm0, tmm2, tmm4",
+            "tdpbf16ps tmm1, tmm2, tmm5",
+            "test {chunks:l}, 1",
+            "jz 6f",
+            "tileloadd tmm6, [{b} + {b_row}]",
+            "tileloaddt1 tmm3, [{a} + {a_row}]",
+            "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
+            "tdpbf16ps tmm0, tmm3, tmm6",
+            "tdpbf16ps tmm1, tmm3, tmm7",
+            "6:",
+            "tilestored [{c} + {c_row}], tmm0",
+            "tilestored [{c} + {c_row} + {line}], tmm1",
+            accumulate = in(reg) u32::from(block.accumulate),
+            chunks = inout(reg) block.chunks => _,
+            a = inout(reg) block.a => _,
+            a_row = in(reg) block.a_row * size_of::<u16>(),
+            a_chunk = in(reg) block.a_chunk * size_of::<u16>(),
+            b = inout(reg) block.b => _,
+            b_row = in(reg) LINE,
+            c = in(reg) block.c,
+            c_row = in(reg) block.c_row * size_of::<f32>(),
+            line = const LINE,
+            b_half = const B_CHUNK / 2,
+            b_chunk = const B_CHUNK,
+            ahead = const B_AHEAD,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Multiplies tiles of zeros `iterations` times, four products each into a sum of its own,
+/// without touching memory: what the tile unit does at most. An iteration is 4 * 16 * 16 * 32
+/// multiplications and as many additions, [`PEAK_FLOPS`] in all.
+///
+/// # Safety
+///
+/// As [`run`].
+#[allow(dead_code, reason = "what benchmarks relate their rates to")]
+pub(crate) unsafe fn peak_loop(iterations: u64) {
+    // SAFETY: changes nothing but what is named.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "tilezero tmm4",
+            "tilezero tmm5",
+            "tilezero tmm6",
+            "tilezero tmm7",
+            "test {count}, {count}",
+            "jz 3f",
+            "2:",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "dec {count}",
+            "jnz 2b",
+            "3:",
+            count = inout(reg) iterations => _,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, nomem),
+        );
+    }
+}
+
+/// Floating-point operations of an iteration of [`peak_loop`].
+#[allow(dead_code, reason = "what benchmarks relate their rates to")]
+pub(crate) const PEAK_FLOPS: u64 = 4 * 2 * 16 * 16 * 32;
+
+// The tile unit is there or emulated on Linux only.
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use crate::micro::{CHUNK, PANEL, reference};
+
+    /// Where the chunks of `a` are.
+    #[derive(Clone, Copy, Debug)]
+    enum Layout {
+        /// Rows one behind the other, with odd gaps between them.
+        Rows,
+        /// Tiles of 16 rows and one chunk.
+        Tiles,
+    }
+
+    const LAYOUTS: [Layout; 2] = [Layout::Rows, Layout::Tiles];
+    const ROWS: [usize; 7] = [1, 2, 15, 16, 17, 31, 32];
+    const CHUNKS: [usize; 6] = [1, 2, 3, 5, 16, 33];
+
+    /// What stands where nothing may be written.
+    const UNTOUCHED: f32 = -12345.0;
+
+    struct Case {
+        layout: Layout,
+        rows: usize,
+        chunks: usize,
+        c_row: usize,
+        accumulate: bool,
+        a: Vec<u16>,
+        b: Vec<u16>,
+        c: Vec<f32>,
+    }
+
+    impl Case {
+        /// Values between -1 and 1. Those of a row do not depend on the number of rows, nor on
+        /// the layout; rows that fill up the last tile are NaN.
+        fn new(layout: Layout, rows: usize, chunks: usize, c_row: usize, accumulate: bool) -> Case {
+            let whole_rows = rows.next_multiple_of(MICRO.row_multiple);
+            let mut case = Case {
+                layout,
+                rows,
+                chunks,
+                c_row,
+                accumulate,
+                a: Vec::new(),
+                b: (0..1024 * chunks)
+                    .map(|at| value(7, at).to_bits())
+                    .collect(),
+                // A column of `c` beyond the panel, and a row beyond the last tile.
+                c: vec![UNTOUCHED; (whole_rows + 1) * c_row],
+            };
+            case.a = vec![half::bf16::NAN.to_bits(); case.at(whole_rows, 0) + CHUNK * chunks];
+            for row in 0..rows {
+                for k in 0..CHUNK * chunks {
+                    let at = case.at(row, k);
+                    case.a[at] = value(row + 1000, k).to_bits();
+                }
+                for column in 0..PANEL {
+                    case.c[row * c_row + column] = 4.0 * value(row + 2000, column).to_f32();
+                }
+            }
+            case
+        }
+
+        fn name(&self) -> (Layout, usize, usize, usize, bool) {
+            let Case {
+                rows,
+                chunks,
+                c_row,
+                accumulate,
+                ..
+            } = *self;
+            (self.layout, rows, chunks, c_row, accumulate)
+        }
+
+        fn strides(&self) -> [usize; 3] {
+            match self.layout {
+                Layout::Rows => {
+                    let row = CHUNK * self.chunks + 7;
+                    [row, 16 * row, CHUNK]
+                }
+                Layout::Tiles => [CHUNK, 512 * self.chunks, 512],
+            }
+        }
+
+        /// Where an element of `a` is.
+        fn at(&self, row: usize, k: usize) -> usize {
+            let [a_row, a_group, a_chunk] = self.strides();
+            row / 16 * a_group + row % 16 * a_row + k / CHUNK * a_chunk + k % CHUNK
+        }
+
+        fn block(&self, c: &mut [f32]) -> Bf16Block {
+            let [a_row, a_group, a_chunk] = self.strides();
+            Bf16Block {
+                a: self.a.as_ptr(),
+                a_row,
+                a_group,
+                a_chunk,
+                b: self.b.as_ptr(),
+                chunks: self.chunks,
+                c: c.as_mut_ptr(),
+                c_row: self.c_row,
+                rows: self.rows,
+                accumulate: self.accumulate,
+            }
+        }
+
+        fn run(&self) -> Vec<f32> {
+            let (mut before, mut c) = (self.c.clone(), self.c.clone());
+            let (first, block) = (self.block(&mut before), self.block(&mut c));
+            quintic_tiles::install();
+            // SAFETY: tiles work, if need be in software; the matrices have memory for whole
+            // tiles.
+            unsafe {
+                (MICRO.enter)();
+                // Leaves something in the tiles, which no later block may add to.
+                (MICRO.run)(&first);
+                (MICRO.run)(&block);
+                (MICRO.leave)();
+            }
+            c
+        }
+
+        fn expected(&self) -> Vec<f32> {
+            let mut c = self.c.clone();
+            let block = self.block(&mut c);
+            // SAFETY: the matrices are allocated.
+            unsafe { reference::bf16_block(&block) };
+            c
+        }
+
+        /// For every sum, the sum of the absolute values of its terms, `c` among them.
+        fn magnitudes(&self) -> Vec<f32> {
+            let absolute = |values: &[u16]| values.iter().map(|bits| bits & 0x7FFF).collect();
+            let case = Case {
+                a: absolute(&self.a),
+                b: absolute(&self.b),
+                c: self.c.iter().map(|value| value.abs()).collect(),
+                ..*self
+            };
+            case.expected()
+        }
+    }
+
+    /// A value between -1 and 1 that looks random.
+    fn value(stream: usize, at: usize) -> half::bf16 {
+        let mut bits = (stream as u64) << 32 | at as u64;
+        for _ in 0..2 {
+            bits = (bits ^ bits >> 31).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
+        half::bf16::from_f32((bits >> 40) as f32 / (1 << 23) as f32 - 1.0)
+    }
+
+    fn cases() -> impl Iterator<Item = Case> {
+        LAYOUTS.into_iter().flat_map(|layout| {
+            ROWS.into_iter().flat_map(move |rows| {
+                CHUNKS.into_iter().flat_map(move |chunks| {
+                    [(false, 32), (false, 33), (true, 32), (true, 50)].map(|(accumulate, c_row)| {
+                        Case::new(layout, rows, chunks, c_row, accumulate)
+                    })
+                })
+            })
+        })
+    }
+
+    /// Every term of a sum is rounded as part of at most 16 partial sums of its half of the
+    /// pairs, then in the sum of both halves, then in one addition per chunk; bf16 products
+    /// themselves are exact. That is at most `17 + chunks` roundings of 2^-24 each, of which
+    /// `c` takes part in the last `chunks`, and one more of the expected value. With
+    /// `k = 32 * chunks` it is less than `2 * k` roundings, and that leaves room for any other
+    /// order in which a tile unit might sum.
+    #[test]
+    fn products_are_those_of_plain_loops() {
+        for case in cases() {
+            let (c, expected, magnitudes) = (case.run(), case.expected(), case.magnitudes());
+            let bound = 2.0 * (CHUNK * case.chunks) as f32 * 2.0f32.powi(-24);
+            let name = (
+                case.layout,
+                case.rows,
+                case.chunks,
+                case.c_row,
+                case.accumulate,
+            );
+            for row in 0..case.rows {
+                for column in 0..PANEL {
+                    let at = row * case.c_row + column;
+                    let error = (c[at] - expected[at]).abs();
+                    assert!(
+                        error <= bound * magnitudes[at],
+                        "{name:?} {row} {column}: {error}"
+                    );
+                }
+            }
+            let whole_rows = case.rows.next_multiple_of(MICRO.row_multiple);
+            for (at, &value) in c.iter().enumerate() {
+                if at / case.c_row >= whole_rows || at % case.c_row >= PANEL {
+                    assert_eq!(value, UNTOUCHED, "{name:?} {at}");
+                }
+            }
+        }
+    }
+
+    /// Sums of small integers are exact in any order, so that a term too many, too few, or at
+    /// a wrong place cannot hide in a bound.
+    #[test]
+    fn integers_are_summed_exactly() {
+        for mut case in cases() {
+            for bits in case.a.iter_mut().chain(&mut case.b) {
+                let value = half::bf16::from_bits(*bits).to_f32();
+                *bits = half::bf16::from_f32((value * 8.0).round()).to_bits();
+            }
+            for value in &mut case.c {
+                *value = value.round();
+            }
+            let (c, expected) = (case.run(), case.expected());
+            for row in 0..case.rows {
+                let row = row * case.c_row..row * case.c_row + PANEL;
+                assert_eq!(c[row.clone()], expected[row], "{:?}", case.name());
+            }
+        }
+    }
+
+    #[test]
+    fn no_chunks_are_a_product_of_zero() {
+        for (rows, accumulate) in [(1, false), (1, true), (32, false), (32, true)] {
+            let case = Case::new(Layout::Tiles, rows, 0, 32, accumulate);
+            assert_eq!(case.run()[..rows * 32], case.expected()[..rows * 32]);
+        }
+    }
+
+    fn bits(c: &[f32], case: &Case, row: usize) -> Vec<u32> {
+        let row = &c[row * case.c_row..][..PANEL];
+        row.iter().map(|value| value.to_bits()).collect()
+    }
+
+    #[test]
+    fn a_row_is_the_same_among_any_rows() {
+        for chunks in CHUNKS {
+            for accumulate in [false, true] {
+                let all = Case::new(Layout::Rows, 32, chunks, 32, accumulate);
+                let expected = all.run();
+                for layout in LAYOUTS {
+                    for rows in ROWS {
+                        let some = Case::new(layout, rows, chunks, 40, accumulate);
+                        let c = some.run();
+                        for row in 0..rows {
+                            assert_eq!(bits(&c, &some, row), bits(&expected, &all, row));
+                        }
+                    }
+                }
+                // A row as the first of all.
+                let mut moved = Case::new(Layout::Tiles, 1, chunks, 32, accumulate);
+                for k in 0..CHUNK * chunks {
+                    let at = moved.at(0, k);
+                    moved.a[at] = all.a[all.at(29, k)];
+                }
+                moved.c[..PANEL].copy_from_slice(&all.c[29 * 32..][..PANEL]);
+                assert_eq!(bits(&moved.run(), &moved, 0), bits(&expected, &all, 29));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_stays_in_its_row() {
+        for rows in [16, 32] {
+            for bad_row in [0, 3, 15, rows - 1] {
+                for bad in [half::bf16::NAN, half::bf16::INFINITY] {
+                    let mut case = Case::new(Layout::Rows, rows, 3, 32, true);
+                    let finite = case.run();
+                    let at = case.at(bad_row, 40);
+                    case.a[at] = bad.to_bits();
+                    let c = case.run();
+                    for row in 0..rows {
+                        if row == bad_row {
+                            let values = &c[row * 32..][..PANEL];
+                            assert!(values.iter().all(|value| !value.is_finite()));
+                        } else {
+                            assert_eq!(bits(&c, &case, row), bits(&finite, &case, row));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_have_tiles_of_their_own() {
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || {
+                    let case = Case::new(Layout::Tiles, 8 * thread + 1, 16, 32, false);
+                    let rows = |c: &[f32]| -> Vec<_> {
+                        (0..case.rows).map(|row| bits(c, &case, row)).collect()
+                    };
+                    let first = rows(&case.run());
+                    for _ in 0..20 {
+                        assert!(rows(&case.run()) == first);
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn the_peak_loop_ends() {
+        quintic_tiles::install();
+        for iterations in [0, 1, 100] {
+            // SAFETY: tiles work, if need be in software.
+            unsafe {
+                (MICRO.enter)();
+                peak_loop(iterations);
+                (MICRO.leave)();
+            }
+        }
+    }
+}
