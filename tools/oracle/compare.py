@@ -1,13 +1,18 @@
 """The rule of the comparison, and the table that reports it.
 
 A float32 engine cannot be held to a fixed tolerance: what is reachable depends on the model and the
-input. The yardstick is transformers itself in float32, on the same input: nowhere may our distance
-from the float64 truth be more than twice its distance, layer by layer.
+input. The yardstick is transformers itself in float32, on the same input, layer by layer.
+
+The reference backend sums in float64: nowhere may its largest distance from the float64 truth be more
+than twice that of transformers. A backend that sums in float32 rounds as often as transformers does, in
+another order, so which of the two has the larger maximum is luck; over a tensor's root mean square the
+luck averages out. There the root mean square may be twice, the maximum three times as large.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +21,21 @@ import numpy as np
 
 from oracle.run_reference import Expected
 
-FACTOR = 2.0
+EXACT = "--backend reference" in os.environ.get("QUINTIC_ENCODE_ARGS", "")
+FACTOR = 2.0 if EXACT else 3.0
+RMS_FACTOR = 2.0
 LAST = "last_hidden_state"
 
 
 @dataclass(frozen=True)
 class LayerError:
-    """Largest absolute distances from the float64 truth in one layer's output."""
+    """Largest and root mean square distances from the float64 truth in one layer's output."""
 
     layer: int
     ours: float
     theirs: float
+    ours_rms: float = 0.0
+    theirs_rms: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -38,7 +47,7 @@ class LayerError:
     @property
     def accepted(self) -> bool:
         """Whether this layer keeps the rule; false for NaN."""
-        return self.ratio <= FACTOR
+        return self.ratio <= FACTOR and self.ours_rms <= RMS_FACTOR * self.theirs_rms
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,13 @@ def _distance(values: np.ndarray, truth: np.ndarray) -> float:
     return float(np.abs(values.astype(np.float64) - truth).max(initial=0.0))
 
 
+def _rms(values: np.ndarray, truth: np.ndarray) -> float:
+    """Root mean square difference; infinite if a value is not finite, 0 for no values."""
+    if not np.isfinite(values).all():
+        return math.inf
+    return float(np.sqrt(np.square(values.astype(np.float64) - truth).mean())) if values.size else 0.0
+
+
 def layer_errors(outputs: Mapping[str, np.ndarray], expected: Expected, where: np.ndarray) -> list[LayerError]:
     """Measures every hidden state at the positions ``where``; shapes and types must be right everywhere."""
     n_states = len(expected.f64)
@@ -79,7 +95,13 @@ def layer_errors(outputs: Mapping[str, np.ndarray], expected: Expected, where: n
     for index, (truth, theirs) in enumerate(zip(expected.f64, expected.f32, strict=True)):
         ours = _state(outputs, f"hidden_states.{index}", truth.shape)
         errors.append(
-            LayerError(index, _distance(ours[where], truth[where]), _distance(theirs[where], truth[where]))
+            LayerError(
+                index,
+                _distance(ours[where], truth[where]),
+                _distance(theirs[where], truth[where]),
+                _rms(ours[where], truth[where]),
+                _rms(theirs[where], truth[where]),
+            )
         )
     last = _state(outputs, LAST, expected.f64[-1].shape)
     final = outputs[f"hidden_states.{n_states - 1}"]
@@ -99,7 +121,8 @@ def assert_accepted(errors: Sequence[LayerError]) -> None:
     if not all(error.accepted for error in errors):
         lines = [
             f"layer {error.layer}: ours {error.ours:.3g}, transformers float32 {error.theirs:.3g}, "
-            f"ratio {error.ratio:.3g}{'' if error.accepted else f'  > {FACTOR:g}'}"
+            f"ratio {error.ratio:.3g}, root mean squares {error.ours_rms:.3g} and {error.theirs_rms:.3g}"
+            f"{'' if error.accepted else f'  > {FACTOR:g} or {RMS_FACTOR:g}'}"
             for error in errors
         ]
         raise AssertionError("too far from the float64 truth\n" + "\n".join(lines))

@@ -20,7 +20,7 @@ use crate::table::Table;
 ///
 /// Sums run over a block from zero and are then added to those of the blocks before, which
 /// both keeps the error of a long sum small and makes it independent of how rows are grouped.
-const F32_DEPTH: usize = 256;
+const F32_DEPTH: usize = 128;
 const BF16_DEPTH: usize = 512;
 
 /// Most rows of a block: with the depth above, half a MiB of activations.
