@@ -3,6 +3,7 @@
 //! Arithmetic only: no files, no tensor names, no models.
 
 mod isa;
+pub mod machine;
 mod micro;
 #[cfg(target_arch = "x86_64")]
 mod x86;
