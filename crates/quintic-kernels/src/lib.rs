@@ -1,11 +1,36 @@
-//! CPU kernels of the Quintic engine.
+//! CPU kernels of the Quintic engine: products with packed weights, attention over packed
+//! rows, and row operations, for every instruction set of the machine it runs on.
 //!
-//! Arithmetic only: no files, no tensor names, no models.
+//! Arithmetic only: no files, no tensor names, no models. [`Kernels`] is the way in.
+//!
+//! `micro` has the innermost products' contract, one file for each instruction set fulfils it;
+//! `product` and `attention` block and distribute them; `rowwise` is everything else, written
+//! once and compiled for each instruction set; `pool` has the threads. `machine` measures what
+//! the machine can do at most.
 
+mod activation;
 mod isa;
+mod kernels;
 pub mod machine;
+mod math;
+mod memory;
 mod micro;
+mod operand;
+mod pack;
+mod pool;
+mod portable;
+mod product;
+mod rowwise;
+mod table;
+#[cfg(test)]
+mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use activation::Activation;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
+pub use kernels::{Epilogue, Kernels, KernelsError, Precision, Stream};
+pub use memory::{ALIGNMENT, Buffer};
+pub use operand::Operand;
+pub use pack::{Bytes, Element, LAYOUT, PackedMatrix, PackedShape, Parts, Plain, Storage};
+pub use pool::Pool;

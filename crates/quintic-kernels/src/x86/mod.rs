@@ -1,3 +1,5 @@
 //! What is specific to x86-64: detection, and kernels written in its instructions.
 
+pub(crate) mod avx2;
+pub(crate) mod avx512;
 pub(crate) mod detect;

@@ -1,0 +1,121 @@
+//! Zeroed, aligned memory, on huge pages where there is much of it.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+/// Alignment of every buffer: a cache line, which is also the widest vector.
+pub const ALIGNMENT: usize = 64;
+
+/// From this size on a buffer asks for huge pages. Reading 2 GiB of weights from pages of
+/// 4 KiB is a fifth to a third slower: the page walks limit it.
+const HUGE: usize = 2 << 20;
+
+/// Bytes that start out as zeros, aligned to [`ALIGNMENT`].
+///
+/// Large ones are aligned to 2 MiB and marked for huge pages; pages get their place in memory
+/// from the thread that first writes to them.
+#[derive(Debug)]
+pub struct Buffer {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the buffer owns its bytes, as a `Box<[u8]>` would.
+unsafe impl Send for Buffer {}
+// SAFETY: as above; shared access only reads.
+unsafe impl Sync for Buffer {}
+
+impl Buffer {
+    /// `n_bytes` zeros.
+    ///
+    /// # Panics
+    ///
+    /// If the size does not fit into `isize`. Running out of memory ends the process, as it
+    /// does for a `Vec`.
+    #[allow(clippy::expect_used)]
+    pub fn zeroed(n_bytes: usize) -> Self {
+        let alignment = if n_bytes >= HUGE { HUGE } else { ALIGNMENT };
+        let size = n_bytes.max(1).next_multiple_of(alignment);
+        let layout = Layout::from_size_align(size, alignment).expect("a size in bytes");
+        // SAFETY: the size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
+        #[cfg(target_os = "linux")]
+        if n_bytes >= HUGE {
+            // Refusal costs speed only.
+            // SAFETY: the range is whole pages that this buffer owns.
+            unsafe { libc::madvise(start.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
+        }
+        Buffer { start, layout }
+    }
+
+    /// The bytes, rounded up from what was asked for.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: allocated with this size, initialised with zeros.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+    }
+
+    /// The first byte. Writing through it is sound for whoever has the only access to what is
+    /// written.
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.start.as_ptr()
+    }
+
+    /// The first byte.
+    pub fn as_ptr(&self) -> *const u8 {
+        self.start.as_ptr()
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `alloc_zeroed` with this layout.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// A pointer that threads of a pool may share: each writes to elements of its own.
+#[derive(Debug)]
+pub(crate) struct Shared<T>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
+
+// SAFETY: a pointer by itself is only a number; whoever writes through it says why no other
+// thread touches the same element.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub(crate) fn new(pointer: *mut T) -> Self {
+        Shared(pointer)
+    }
+
+    /// The pointer itself; a method, so that closures capture the wrapper.
+    pub(crate) fn get(self) -> *mut T {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_zeroed_and_aligned() {
+        for n_bytes in [0, 1, 63, 64, 65, HUGE - 1, HUGE, HUGE + 1] {
+            let mut buffer = Buffer::zeroed(n_bytes);
+            assert!(buffer.bytes().len() >= n_bytes);
+            assert!(buffer.bytes().iter().all(|&byte| byte == 0));
+            assert_eq!(buffer.as_mut_ptr() as usize % ALIGNMENT, 0);
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! What flows into a product: activations in the layout and type that it reads.
+
+use crate::math::{from_bf16, split_bf16, to_bf16};
+use crate::memory::{Buffer, Shared};
+use crate::micro::CHUNK;
+
+/// Rows of a tile.
+pub(crate) const TILE_ROWS: usize = 16;
+
+/// Element type and layout of an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    /// f32, row after row.
+    F32,
+    /// bf16, row after row.
+    Bf16,
+    /// bf16, in tiles of 16 rows by 32 columns, each tile's rows adjacent.
+    Bf16Tiles,
+    /// Two planes of tiles: the nearest bf16, and the nearest bf16 to the rest.
+    Split,
+}
+
+/// A matrix `[tokens, columns]` that a product reads or an epilogue writes.
+///
+/// Columns are padded with zeros to whole chunks, and rows of memory to whole tiles, so that
+/// kernels may read whole chunks and tiles.
+#[derive(Debug)]
+pub struct Operand {
+    pub(crate) form: Form,
+    pub(crate) tokens: usize,
+    pub(crate) columns: usize,
+    pub(crate) stride: Stride,
+    /// Bytes from a value's place in the first plane to its place in the second.
+    plane: usize,
+    memory: Buffer,
+}
+
+/// Where values stand, in elements: the place of chunk `i` of row `r` is
+/// `r / 16 * group + r % 16 * row + i * chunk`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stride {
+    pub(crate) row: usize,
+    pub(crate) group: usize,
+    pub(crate) chunk: usize,
+}
+
+impl Stride {
+    /// Rows one after the other, `row` elements apart.
+    pub(crate) fn rows(row: usize) -> Self {
+        Stride {
+            row,
+            group: TILE_ROWS * row,
+            chunk: CHUNK,
+        }
+    }
+
+    pub(crate) fn tiles(chunks: usize) -> Self {
+        Stride {
+            row: CHUNK,
+            group: chunks * TILE_ROWS * CHUNK,
+            chunk: TILE_ROWS * CHUNK,
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn at(&self, row: usize, column: usize) -> usize {
+        row / TILE_ROWS * self.group
+            + row % TILE_ROWS * self.row
+            + column / CHUNK * self.chunk
+            + column % CHUNK
+    }
+}
+
+/// Elements between rows of `columns` values of `size` bytes: whole cache lines, an odd number
+/// of them. With a power of two, the same column of a dozen rows would compete for the few
+/// places that one set of the cache has.
+pub(crate) fn row_stride(columns: usize, size: usize) -> usize {
+    let lines = (columns * size).div_ceil(64).max(1) | 1;
+    lines * 64 / size
+}
+
+impl Operand {
+    /// Zeros.
+    pub(crate) fn zeroed(form: Form, tokens: usize, columns: usize) -> Self {
+        let chunks = columns.div_ceil(CHUNK);
+        let rows = tokens.next_multiple_of(TILE_ROWS);
+        let padded = chunks * CHUNK;
+        let stride = match form {
+            Form::F32 => Stride::rows(row_stride(padded, 4)),
+            Form::Bf16 => Stride::rows(row_stride(padded, 2)),
+            Form::Bf16Tiles | Form::Split => Stride::tiles(chunks),
+        };
+        let size = if form == Form::F32 { 4 } else { 2 };
+        let plane = (rows / TILE_ROWS * stride.group * size).next_multiple_of(64);
+        let planes = if form == Form::Split { 2 } else { 1 };
+        Operand {
+            form,
+            tokens,
+            columns,
+            stride,
+            plane,
+            memory: Buffer::zeroed(plane * planes),
+        }
+    }
+
+    /// Number of rows.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes that an operand of this form holds for a token.
+    pub(crate) fn bytes_per_token(form: Form, columns: usize) -> usize {
+        match form {
+            Form::F32 | Form::Split => 4 * columns,
+            Form::Bf16 | Form::Bf16Tiles => 2 * columns,
+        }
+    }
+
+    /// Where threads write their parts.
+    pub(crate) fn sink(&mut self) -> Sink {
+        Sink {
+            form: self.form,
+            stride: self.stride,
+            plane: self.plane,
+            start: Shared::new(self.memory.as_mut_ptr()),
+        }
+    }
+
+    /// The first plane as f32, for [`Form::F32`].
+    pub(crate) fn as_f32(&self) -> *const f32 {
+        debug_assert_eq!(self.form, Form::F32);
+        self.memory.as_ptr().cast()
+    }
+
+    /// A plane of bf16 bits.
+    pub(crate) fn as_bf16(&self, plane: usize) -> *const u16 {
+        debug_assert_ne!(self.form, Form::F32);
+        // SAFETY: callers ask for planes that the form has.
+        unsafe { self.memory.as_ptr().add(plane * self.plane).cast() }
+    }
+
+    /// One value.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such element.
+    pub fn get(&self, token: usize, column: usize) -> f32 {
+        assert!(token < self.tokens && column < self.columns);
+        let at = self.stride.at(token, column);
+        // SAFETY: in bounds, just checked; every element is initialised.
+        unsafe {
+            match self.form {
+                Form::F32 => *self.as_f32().add(at),
+                Form::Bf16 | Form::Bf16Tiles => from_bf16(*self.as_bf16(0).add(at)),
+                Form::Split => {
+                    from_bf16(*self.as_bf16(0).add(at)) + from_bf16(*self.as_bf16(1).add(at))
+                }
+            }
+        }
+    }
+
+    /// Sets one value, rounding it to the operand's type.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such element.
+    pub fn set(&mut self, token: usize, column: usize, value: f32) {
+        assert!(token < self.tokens && column < self.columns);
+        // SAFETY: in bounds, and nobody else writes.
+        unsafe { self.sink().store(token, column, &[value]) }
+    }
+}
+
+/// A place for results: what an epilogue or a norm writes to, from many threads at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sink {
+    form: Form,
+    stride: Stride,
+    plane: usize,
+    start: Shared<u8>,
+}
+
+impl Sink {
+    /// Stores `values` from `column` on, inside one half chunk: `column % 16 + N <= 16`.
+    ///
+    /// # Safety
+    ///
+    /// The elements exist and no other thread touches them.
+    #[inline(always)]
+    pub(crate) unsafe fn store<const N: usize>(
+        &self,
+        token: usize,
+        column: usize,
+        values: &[f32; N],
+    ) {
+        // SAFETY: by the caller's word.
+        unsafe { self.store_n(token, column, values) }
+    }
+
+    /// As [`Sink::store`], for a number of values that is not known beforehand.
+    ///
+    /// # Safety
+    ///
+    /// As [`Sink::store`].
+    #[inline(always)]
+    pub(crate) unsafe fn store_n(&self, token: usize, column: usize, values: &[f32]) {
+        let at = self.stride.at(token, column);
+        // SAFETY: by the caller's word; the planes do not overlap.
+        unsafe {
+            let start = self.start.get();
+            match self.form {
+                Form::F32 => {
+                    let out =
+                        std::slice::from_raw_parts_mut(start.cast::<f32>().add(at), values.len());
+                    out.copy_from_slice(values);
+                }
+                Form::Bf16 | Form::Bf16Tiles => {
+                    let out =
+                        std::slice::from_raw_parts_mut(start.cast::<u16>().add(at), values.len());
+                    for (out, &value) in out.iter_mut().zip(values) {
+                        *out = to_bf16(value);
+                    }
+                }
+                Form::Split => {
+                    let high =
+                        std::slice::from_raw_parts_mut(start.cast::<u16>().add(at), values.len());
+                    let low = start.add(self.plane).cast::<u16>().add(at);
+                    let low = std::slice::from_raw_parts_mut(low, values.len());
+                    for ((high, low), &value) in high.iter_mut().zip(low).zip(values) {
+                        (*high, *low) = split_bf16(value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_set_is_read_back_and_nothing_else_changes() {
+        for (form, tolerance) in [
+            (Form::F32, 0.0),
+            (Form::Bf16, 0.004),
+            (Form::Bf16Tiles, 0.004),
+            (Form::Split, 2e-5),
+        ] {
+            for (tokens, columns) in [(1, 1), (16, 32), (17, 33), (40, 100)] {
+                let mut operand = Operand::zeroed(form, tokens, columns);
+                let value = |t: usize, c: usize| ((t * 131 + c * 17) % 97) as f32 / 9.7 - 5.0;
+                for t in 0..tokens {
+                    for c in 0..columns {
+                        assert_eq!(operand.get(t, c), 0.0);
+                        operand.set(t, c, value(t, c));
+                    }
+                }
+                for t in 0..tokens {
+                    for c in 0..columns {
+                        let found = operand.get(t, c);
+                        assert!((found - value(t, c)).abs() <= tolerance * value(t, c).abs());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_do_not_compete_for_one_set() {
+        for columns in [1, 16, 64, 512, 2048, 4096, 10240] {
+            for size in [2, 4] {
+                let bytes = row_stride(columns, size) * size;
+                assert!(bytes >= columns * size && bytes % 64 == 0 && bytes / 64 % 2 == 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! Weights in the order that products read them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::math::{split_bf16, to_bf16};
+use crate::memory::{Buffer, Shared};
+use crate::micro::{CHUNK, PANEL};
+use crate::pool::Pool;
+
+/// Version of the order below; stored packed weights carry it.
+pub const LAYOUT: &str = "panels-of-32/1";
+
+/// Type and order of packed weights. All are panels of 32 output columns, one after the other,
+/// the last one filled up with zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Storage {
+    /// f32: for each `k` the 32 columns.
+    F32,
+    /// f16 bits, as `F32`.
+    F16,
+    /// bf16 bits, `k` in chunks of 32, filled up with zeros: for each chunk, columns 0 to 15,
+    /// then 16 to 31, and of either half 16 pairs of `k`, each with two adjacent values for
+    /// every column.
+    Bf16,
+    /// Two bf16 parts of every weight: a panel of the nearest bf16, then one of the rest.
+    Bf16Split,
+}
+
+impl Storage {
+    /// Bytes of a panel of depth `depth`.
+    fn panel_bytes(self, depth: usize) -> usize {
+        let chunked = depth.next_multiple_of(CHUNK);
+        match self {
+            Storage::F32 => depth * PANEL * 4,
+            Storage::F16 => depth * PANEL * 2,
+            Storage::Bf16 => chunked * PANEL * 2,
+            Storage::Bf16Split => chunked * PANEL * 4,
+        }
+    }
+
+    /// A name such as `bf16`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Storage::F32 => "f32",
+            Storage::F16 => "f16",
+            Storage::Bf16 => "bf16",
+            Storage::Bf16Split => "bf16-split",
+        }
+    }
+
+    /// The storage of a name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [
+            Storage::F32,
+            Storage::F16,
+            Storage::Bf16,
+            Storage::Bf16Split,
+        ]
+        .into_iter()
+        .find(|storage| storage.name() == name)
+    }
+}
+
+/// Element type of weights as they are in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Element {
+    /// f32, little endian.
+    F32,
+    /// f16, little endian.
+    F16,
+    /// bf16, little endian.
+    Bf16,
+}
+
+/// A matrix `[rows, depth]` as it is in a file: row after row, at any address.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain<'a> {
+    /// Type of its elements.
+    pub element: Element,
+    /// `rows * depth` elements.
+    pub bytes: &'a [u8],
+    /// Output columns of the product.
+    pub rows: usize,
+}
+
+/// Matrices that one product multiplies with.
+#[derive(Clone, Copy, Debug)]
+pub enum Parts<'a> {
+    /// One below the other.
+    Stacked(&'a [Plain<'a>]),
+    /// Two halves of a gate, 16 columns of each in a panel.
+    Gated {
+        /// What the activation is applied to.
+        gate: Plain<'a>,
+        /// What it is multiplied with.
+        up: Plain<'a>,
+    },
+}
+
+/// Bytes that somebody else keeps, such as a memory-mapped file.
+pub trait Bytes: Send + Sync {
+    /// The bytes; always the same ones.
+    fn bytes(&self) -> &[u8];
+}
+
+#[derive(Clone)]
+enum Memory {
+    Own(Arc<Buffer>),
+    Shared(Arc<dyn Bytes>),
+}
+
+/// What a packed matrix is, apart from its weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PackedShape {
+    /// Type and order of the weights.
+    pub storage: Storage,
+    /// Columns of the product's result; of a gated one, those after the gate.
+    pub columns: usize,
+    /// Columns of the product's input.
+    pub depth: usize,
+    /// Whether panels are half gate, half up.
+    pub gated: bool,
+}
+
+impl PackedShape {
+    /// Columns of the result that a panel makes.
+    pub(crate) fn panel_columns(&self) -> usize {
+        if self.gated { PANEL / 2 } else { PANEL }
+    }
+
+    /// Number of panels.
+    pub(crate) fn panels(&self) -> usize {
+        self.columns.div_ceil(self.panel_columns())
+    }
+
+    /// Bytes of all panels.
+    pub fn n_bytes(&self) -> usize {
+        self.panels() * self.storage.panel_bytes(self.depth)
+    }
+}
+
+/// Packed weights of one product.
+#[derive(Clone)]
+pub struct PackedMatrix {
+    shape: PackedShape,
+    memory: Memory,
+}
+
+impl fmt::Debug for PackedMatrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PackedMatrix")
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PackedMatrix {
+    /// Packs `parts` of depth `depth`, panels in parallel. `gain` multiplies each input column.
+    ///
+    /// # Numerics
+    ///
+    /// Weights are rounded once to the storage's type, after the multiplication by the gain in
+    /// f32; a type that holds them exactly changes nothing.
+    ///
+    /// # Panics
+    ///
+    /// If a part's bytes are not `rows * depth` elements, or halves of a gate differ in rows.
+    pub fn pack(
+        pool: &Pool,
+        parts: Parts<'_>,
+        depth: usize,
+        storage: Storage,
+        gain: Option<&[f32]>,
+    ) -> Self {
+        let (columns, gated) = match parts {
+            Parts::Stacked(parts) => (parts.iter().map(|part| part.rows).sum(), false),
+            Parts::Gated { gate, up } => {
+                assert_eq!(gate.rows, up.rows, "halves of a gate");
+                (gate.rows, true)
+            }
+        };
+        parts.check(depth);
+        if let Some(gain) = gain {
+            assert_eq!(gain.len(), depth, "gains of a product");
+        }
+        let shape = PackedShape {
+            storage,
+            columns,
+            depth,
+            gated,
+        };
+        let mut memory = Buffer::zeroed(shape.n_bytes());
+        let start = Shared::new(memory.as_mut_ptr());
+        let panel_bytes = storage.panel_bytes(depth);
+        pool.run(shape.panels(), |panel, _| {
+            // SAFETY: panels do not overlap, and each is written by one task.
+            let out = unsafe {
+                std::slice::from_raw_parts_mut(start.get().add(panel * panel_bytes), panel_bytes)
+            };
+            let mut row = vec![0.0f32; depth];
+            for column in 0..PANEL {
+                let Some(source) = parts.row(panel, column) else {
+                    continue;
+                };
+                source.read(depth, &mut row);
+                if let Some(gain) = gain {
+                    for (value, gain) in row.iter_mut().zip(gain) {
+                        *value *= gain;
+                    }
+                }
+                write_column(storage, out, column, &row);
+            }
+        });
+        PackedMatrix {
+            shape,
+            memory: Memory::Own(Arc::new(memory)),
+        }
+    }
+
+    /// Weights that were packed before and are kept by somebody else.
+    ///
+    /// # Errors
+    ///
+    /// If there are not as many bytes as `shape` has, or they are not aligned to
+    /// [`ALIGNMENT`](crate::ALIGNMENT): what is wrong, in words.
+    pub fn from_packed(shape: PackedShape, bytes: Arc<dyn Bytes>) -> Result<Self, String> {
+        let found = bytes.bytes();
+        if found.len() != shape.n_bytes() {
+            return Err(format!(
+                "packed weights have {} bytes, expected {} for {} x {} in {}",
+                found.len(),
+                shape.n_bytes(),
+                shape.columns,
+                shape.depth,
+                shape.storage.name()
+            ));
+        }
+        if found.as_ptr() as usize % crate::ALIGNMENT != 0 {
+            return Err(format!(
+                "packed weights are not aligned to {} bytes",
+                crate::ALIGNMENT
+            ));
+        }
+        Ok(PackedMatrix {
+            shape,
+            memory: Memory::Shared(bytes),
+        })
+    }
+
+    /// What it is.
+    pub fn shape(&self) -> PackedShape {
+        self.shape
+    }
+
+    /// The packed weights, [`PackedShape::n_bytes`] of them.
+    pub fn bytes(&self) -> &[u8] {
+        let bytes = match &self.memory {
+            Memory::Own(buffer) => buffer.bytes(),
+            Memory::Shared(bytes) => bytes.bytes(),
+        };
+        &bytes[..self.shape.n_bytes()]
+    }
+
+    /// The weights of a panel; of `Bf16Split`, those of one plane.
+    pub(crate) fn panel(&self, panel: usize, plane: usize) -> &[u8] {
+        let all = self.shape.storage.panel_bytes(self.shape.depth);
+        let bytes = &self.bytes()[panel * all..(panel + 1) * all];
+        match self.shape.storage {
+            Storage::Bf16Split => &bytes[plane * all / 2..(plane + 1) * all / 2],
+            _ => bytes,
+        }
+    }
+}
+
+impl<'a> Parts<'a> {
+    fn check(&self, depth: usize) {
+        let check = |part: &Plain<'_>| {
+            assert_eq!(
+                part.bytes.len(),
+                part.rows * depth * part.element.size(),
+                "bytes of a matrix of {} x {depth}",
+                part.rows
+            );
+        };
+        match self {
+            Parts::Stacked(parts) => parts.iter().for_each(check),
+            Parts::Gated { gate, up } => [gate, up].into_iter().for_each(check),
+        }
+    }
+
+    /// What stands in a column of a panel; `None` beyond the last.
+    fn row(&self, panel: usize, column: usize) -> Option<RowOf<'a>> {
+        match *self {
+            Parts::Stacked(parts) => {
+                let mut row = panel * PANEL + column;
+                for part in parts {
+                    if row < part.rows {
+                        return Some(RowOf { part: *part, row });
+                    }
+                    row -= part.rows;
+                }
+                None
+            }
+            Parts::Gated { gate, up } => {
+                let half = PANEL / 2;
+                let part = if column < half { gate } else { up };
+                let row = panel * half + column % half;
+                (row < part.rows).then_some(RowOf { part, row })
+            }
+        }
+    }
+}
+
+struct RowOf<'a> {
+    part: Plain<'a>,
+    row: usize,
+}
+
+impl RowOf<'_> {
+    fn read(&self, depth: usize, out: &mut [f32]) {
+        let n_bytes = depth * self.part.element.size();
+        let bytes = &self.part.bytes[self.row * n_bytes..(self.row + 1) * n_bytes];
+        match self.part.element {
+            Element::F32 => {
+                for (out, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                    *out = f32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+                }
+            }
+            Element::F16 => {
+                for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *out = half::f16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
+            }
+            Element::Bf16 => {
+                for (out, b) in out.iter_mut().zip(bytes.chunks_exact(2)) {
+                    *out = half::bf16::from_le_bytes([b[0], b[1]]).to_f32();
+                }
+            }
+        }
+    }
+}
+
+impl Element {
+    /// Bytes of an element.
+    pub fn size(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::F16 | Element::Bf16 => 2,
+        }
+    }
+}
+
+/// Writes the weights of one output column into a panel. Panels are little endian, as the
+/// files that keep them and every machine that has kernels.
+fn write_column(storage: Storage, panel: &mut [u8], column: usize, weights: &[f32]) {
+    match storage {
+        Storage::F32 => {
+            for (row, weight) in panel.chunks_exact_mut(PANEL * 4).zip(weights) {
+                row[column * 4..][..4].copy_from_slice(&weight.to_le_bytes());
+            }
+        }
+        Storage::F16 => {
+            for (row, &weight) in panel.chunks_exact_mut(PANEL * 2).zip(weights) {
+                let bytes = half::f16::from_f32(weight).to_le_bytes();
+                row[column * 2..][..2].copy_from_slice(&bytes);
+            }
+        }
+        Storage::Bf16 => write_pairs(panel, column, weights, to_bf16),
+        Storage::Bf16Split => {
+            let (high, low) = panel.split_at_mut(panel.len() / 2);
+            write_pairs(high, column, weights, |weight| split_bf16(weight).0);
+            write_pairs(low, column, weights, |weight| split_bf16(weight).1);
+        }
+    }
+}
+
+fn write_pairs(panel: &mut [u8], column: usize, weights: &[f32], round: impl Fn(f32) -> u16) {
+    for (chunk, weights) in weights.chunks(CHUNK).enumerate() {
+        for (pair, weights) in weights.chunks(2).enumerate() {
+            let at = (((chunk * 2 + column / 16) * 16 + pair) * 16 + column % 16) * 4;
+            for (k, &weight) in weights.iter().enumerate() {
+                panel[at + 2 * k..][..2].copy_from_slice(&round(weight).to_le_bytes());
+            }
+        }
+    }
+}

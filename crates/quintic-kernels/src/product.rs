@@ -1,0 +1,316 @@
+//! Products of activations with packed weights.
+//!
+//! Blocking follows Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication"
+//! (2008), with the packed operand being the static one: a block of rows and a block of `k`
+//! of the activations stays in the second-level cache while panels of weights pass by, and a
+//! panel stays in the first-level cache while rows pass by. Weights are read from memory once
+//! a block of rows, and each thread reads panels of its own.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::memory::Buffer;
+use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
+use crate::operand::{Form, Operand};
+use crate::pack::{PackedMatrix, Storage};
+use crate::pool::Pool;
+use crate::rowwise::{Finish, FinishBlock};
+use crate::table::Table;
+
+/// Depth of a block: a panel of it is 32 KiB, in f32 as in bf16. A whole number of chunks.
+///
+/// Sums run over a block from zero and are then added to those of the blocks before, which
+/// both keeps the error of a long sum small and makes it independent of how rows are grouped.
+const F32_DEPTH: usize = 256;
+const BF16_DEPTH: usize = 512;
+
+/// Most rows of a block: with the depth above, half a MiB of activations.
+const MAX_ROWS: usize = 512;
+
+/// Below this size all activations of a block of rows stay in the second-level cache by
+/// themselves, and a panel is passed over at once.
+const SMALL: usize = 256 << 10;
+
+/// Most panels whose sums are held at once while their blocks of `k` pass.
+const MAX_PANELS: usize = 4;
+
+/// Memory of one worker, kept between operations.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch(Option<Buffer>);
+
+impl Scratch {
+    /// Room for `n` f32, contents unspecified.
+    pub(crate) fn f32(&mut self, n: usize) -> *mut f32 {
+        let n_bytes = n * 4;
+        if self
+            .0
+            .as_ref()
+            .is_none_or(|buffer| buffer.bytes().len() < n_bytes)
+        {
+            self.0 = Some(Buffer::zeroed(n_bytes));
+        }
+        match &mut self.0 {
+            Some(buffer) => buffer.as_mut_ptr().cast(),
+            None => unreachable!("just allocated"),
+        }
+    }
+}
+
+/// The scratch of a worker. Workers of a pool never share a number at a time, so there is
+/// nothing to wait for.
+pub(crate) fn scratch_of(scratch: &[Mutex<Scratch>], worker: usize) -> MutexGuard<'_, Scratch> {
+    scratch[worker]
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+}
+
+/// `x w^T`, finished as `finish` says.
+pub(crate) fn product(
+    table: &Table,
+    pool: &Pool,
+    scratch: &[Mutex<Scratch>],
+    x: &Operand,
+    w: &PackedMatrix,
+    finish: Finish,
+) {
+    let shape = w.shape();
+    assert_eq!(
+        x.columns, shape.depth,
+        "product of [{}, {}] with weights of depth {}",
+        x.tokens, x.columns, shape.depth
+    );
+    if x.tokens == 0 {
+        return;
+    }
+    let plan = Plan::new(table, pool.threads(), x, w);
+    pool.run(plan.n_tasks(), |task, worker| {
+        let mut scratch = scratch_of(scratch, worker);
+        // SAFETY: the table's instruction set is available; tasks cover different rows or
+        // panels of a result that belongs to this operation.
+        unsafe { plan.run(task, &mut scratch, &finish) }
+    });
+}
+
+/// One factor of a product of bf16: which part of `x`, which part of `w`.
+type Planes = &'static [(usize, usize)];
+
+struct Plan<'a> {
+    table: &'a Table,
+    x: &'a Operand,
+    w: &'a PackedMatrix,
+    /// Rows of a block, and of a call of the innermost product.
+    block_rows: usize,
+    micro_rows: usize,
+    /// Panels of a task.
+    panels: usize,
+    /// `None` in f32.
+    planes: Option<Planes>,
+}
+
+impl<'a> Plan<'a> {
+    fn new(table: &'a Table, threads: usize, x: &'a Operand, w: &'a PackedMatrix) -> Self {
+        let planes: Option<Planes> = match (x.form, w.shape().storage) {
+            (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16) => None,
+            (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16) => Some(&[(0, 0)]),
+            // Small terms first. The product of two small parts is below f32's own error.
+            (Form::Split, Storage::Bf16) => Some(&[(1, 0), (0, 0)]),
+            (Form::Split, Storage::Bf16Split) => Some(&[(1, 0), (0, 1), (0, 0)]),
+            (form, storage) => panic!("activations in {form:?} with weights in {storage:?}"),
+        };
+        let micro_rows = match (planes, table.bf16) {
+            (Some(_), Some(micro)) => micro.max_rows,
+            (Some(_), None) => panic!("{} has no products of bf16", table.isa),
+            (None, _) => table.f32.max_rows,
+        };
+        let blocks = x.tokens.div_ceil(MAX_ROWS);
+        let block_rows = x.tokens.div_ceil(blocks).next_multiple_of(micro_rows);
+        let x_bytes = block_rows.min(x.tokens) * Operand::bytes_per_token(x.form, x.columns);
+        let n_panels = w.shape().panels();
+        // Several tasks a thread, so that none waits long for the last.
+        let panels = if x_bytes <= SMALL {
+            1
+        } else {
+            (n_panels / (4 * threads)).clamp(1, MAX_PANELS)
+        };
+        Plan {
+            table,
+            x,
+            w,
+            block_rows,
+            micro_rows,
+            panels,
+            planes,
+        }
+    }
+
+    fn row_blocks(&self) -> usize {
+        self.x.tokens.div_ceil(self.block_rows)
+    }
+
+    fn n_tasks(&self) -> usize {
+        self.row_blocks() * self.w.shape().panels().div_ceil(self.panels)
+    }
+
+    /// Tasks that follow each other share panels, then go on to the next ones.
+    ///
+    /// # Safety
+    ///
+    /// The table's instruction set is available, and no other thread touches the elements of
+    /// the result that belong to `task`.
+    unsafe fn run(&self, task: usize, scratch: &mut Scratch, finish: &Finish) {
+        let shape = self.w.shape();
+        let row_block = task % self.row_blocks();
+        let first_row = row_block * self.block_rows;
+        let rows = self.block_rows.min(self.x.tokens - first_row);
+        let first_panel = task / self.row_blocks() * self.panels;
+        let panels = self.panels.min(shape.panels() - first_panel);
+
+        // A kernel may write whole blocks of rows.
+        let tile = self.block_rows.next_multiple_of(32) * PANEL;
+        let room = scratch.f32(F32_DEPTH * PANEL + panels * tile);
+        // SAFETY: the room was just made; `wide` is in front of `sums`.
+        let (wide, sums) = unsafe { (room, room.add(F32_DEPTH * PANEL)) };
+
+        let (depth, step) = match self.planes {
+            Some(_) => (shape.depth.next_multiple_of(CHUNK), BF16_DEPTH),
+            None => (shape.depth, F32_DEPTH),
+        };
+        if let (Some(_), Some(micro)) = (self.planes, self.table.bf16) {
+            // SAFETY: by the caller's word.
+            unsafe { (micro.enter)() };
+        }
+        let mut k = 0;
+        // A depth of zero still has sums: zeros.
+        loop {
+            let step = step.min(depth - k);
+            let last = k + step == depth;
+            for panel in 0..panels {
+                // SAFETY: one tile a panel.
+                let sums = unsafe { sums.add(panel * tile) };
+                let block = BlockOf {
+                    panel: first_panel + panel,
+                    first_row,
+                    rows,
+                    k,
+                    step,
+                    sums,
+                    wide,
+                };
+                // SAFETY: by the caller's word.
+                unsafe {
+                    match self.planes {
+                        None => self.f32_block(&block),
+                        Some(planes) => self.bf16_block(&block, planes),
+                    }
+                    if last {
+                        (self.table.rows.finish)(&FinishBlock {
+                            sums,
+                            rows,
+                            token: first_row,
+                            column: block.panel * shape.panel_columns(),
+                            columns: shape.columns,
+                            finish: *finish,
+                        });
+                    }
+                }
+            }
+            k += step;
+            if last {
+                break;
+            }
+        }
+        if let (Some(_), Some(micro)) = (self.planes, self.table.bf16) {
+            // SAFETY: by the caller's word.
+            unsafe { (micro.leave)() };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Plan::run`].
+    unsafe fn f32_block(&self, block: &BlockOf) {
+        let panel = self.w.panel(block.panel, 0);
+        // SAFETY: `k + step <= depth`, so all ranges are inside the panel; packed bytes are
+        // aligned to cache lines, and whole elements.
+        let b = unsafe {
+            match self.w.shape().storage {
+                Storage::F32 => panel.as_ptr().cast::<f32>().add(block.k * PANEL),
+                storage => {
+                    let n = PANEL
+                        * if storage == Storage::F16 {
+                            block.step
+                        } else {
+                            block.step.next_multiple_of(CHUNK)
+                        };
+                    let bits = panel.as_ptr().cast::<u16>().add(block.k * PANEL);
+                    let bits = std::slice::from_raw_parts(bits, n);
+                    let wide = std::slice::from_raw_parts_mut(block.wide, n);
+                    let widen = match storage {
+                        Storage::F16 => self.table.rows.widen_f16,
+                        _ => self.table.rows.widen_bf16,
+                    };
+                    widen(bits, wide);
+                    block.wide.cast_const()
+                }
+            }
+        };
+        for row in (0..block.rows).step_by(self.micro_rows) {
+            let at = self.x.stride.at(block.first_row + row, 0) + block.k;
+            // SAFETY: rows and `k` are inside the operand, rows inside the tile of sums.
+            unsafe {
+                (self.table.f32.run)(&F32Block {
+                    a: self.x.as_f32().add(at),
+                    a_row: self.x.stride.row,
+                    b,
+                    depth: block.step,
+                    c: block.sums.add(row * PANEL),
+                    c_row: PANEL,
+                    rows: self.micro_rows.min(block.rows - row),
+                    accumulate: block.k > 0,
+                });
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Plan::run`].
+    unsafe fn bf16_block(&self, block: &BlockOf, planes: Planes) {
+        let Some(micro) = self.table.bf16 else {
+            unreachable!("checked when the plan was made")
+        };
+        for row in (0..block.rows).step_by(self.micro_rows) {
+            for (term, &(x_plane, w_plane)) in planes.iter().enumerate() {
+                let at = self.x.stride.at(block.first_row + row, block.k);
+                let b = self.w.panel(block.panel, w_plane).as_ptr().cast::<u16>();
+                // SAFETY: as in `f32_block`; operands have whole tiles of rows and chunks.
+                unsafe {
+                    (micro.run)(&Bf16Block {
+                        a: self.x.as_bf16(x_plane).add(at),
+                        a_row: self.x.stride.row,
+                        a_group: self.x.stride.group,
+                        a_chunk: self.x.stride.chunk,
+                        b: b.add(block.k * PANEL),
+                        chunks: block.step / CHUNK,
+                        c: block.sums.add(row * PANEL),
+                        c_row: PANEL,
+                        rows: self.micro_rows.min(block.rows - row),
+                        accumulate: block.k > 0 || term > 0,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What one pass over the rows of a block works on.
+struct BlockOf {
+    panel: usize,
+    first_row: usize,
+    rows: usize,
+    k: usize,
+    step: usize,
+    /// The panel's sums, `[rows, 32]`.
+    sums: *mut f32,
+    /// Room for a block of a panel in f32.
+    wide: *mut f32,
+}

@@ -1,0 +1,62 @@
+//! The functions of one instruction set, side by side.
+
+use crate::Isa;
+use crate::micro::{MicroBf16, MicroF32};
+use crate::operand::Form;
+use crate::rowwise::Rowwise;
+
+/// What an instruction set computes with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Table {
+    pub(crate) isa: Isa,
+    pub(crate) f32: MicroF32,
+    /// Products of bf16, where they are faster than those of f32.
+    pub(crate) bf16: Option<MicroBf16>,
+    /// The layout that products of bf16 read.
+    pub(crate) bf16_form: Form,
+    /// Whether two or three products of bf16 take less time than one of f32.
+    pub(crate) splits: bool,
+    pub(crate) rows: Rowwise,
+}
+
+impl Table {
+    /// The functions of `isa`, which the caller has found to be available.
+    pub(crate) fn of(isa: Isa) -> Self {
+        let portable = Table {
+            isa,
+            f32: crate::portable::MICRO_F32,
+            bf16: None,
+            bf16_form: Form::Bf16,
+            splits: false,
+            rows: crate::portable::ROWWISE,
+        };
+        #[cfg(target_arch = "x86_64")]
+        {
+            use crate::x86::{avx2, avx512};
+            let with_avx512 = Table {
+                f32: avx512::MICRO_F32,
+                rows: avx512::ROWWISE,
+                ..portable
+            };
+            match isa {
+                Isa::Portable => portable,
+                Isa::Avx2 => Table {
+                    f32: avx2::MICRO_F32,
+                    rows: avx2::ROWWISE,
+                    ..portable
+                },
+                Isa::Avx512 => with_avx512,
+                Isa::Avx512Bf16 => Table {
+                    bf16: Some(avx512::MICRO_BF16),
+                    ..with_avx512
+                },
+                Isa::Amx => Table {
+                    bf16: Some(avx512::MICRO_BF16),
+                    ..with_avx512
+                },
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        portable
+    }
+}

@@ -1,0 +1,142 @@
+//! Products in AVX-512: f32 by fused multiply-add, bf16 by AVX512_BF16's dot product.
+//!
+//! Fourteen rows by two vectors of columns are 28 sums, which with two vectors of `b` and one
+//! broadcast of `a` fill the 32 registers. More sums than the multiply-add's latency times its
+//! throughput (8 to 10) are needed to keep the unit busy; the rest of them saves loads.
+
+use std::arch::x86_64::*;
+
+use crate::micro::{Bf16Block, F32Block, MicroBf16, MicroF32, PANEL};
+
+pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
+    max_rows: 14,
+    run: run_f32,
+};
+
+pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
+    max_rows: 14,
+    row_multiple: 1,
+    run: run_bf16,
+    enter: nothing,
+    leave: nothing,
+};
+
+/// There is no state to set up.
+///
+/// # Safety
+///
+/// None.
+unsafe fn nothing() {}
+
+/// Calls `$f::<rows>($block)`.
+macro_rules! by_rows {
+    ($f:ident, $block:expr, $($rows:literal)*) => {
+        match $block.rows {
+            $($rows => $f::<$rows>($block),)*
+            rows => unreachable!("a block of {rows} rows"),
+        }
+    };
+}
+
+/// # Safety
+///
+/// As [`MicroF32::run`]; needs AVX-512 F.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn run_f32(block: &F32Block) {
+    // SAFETY: by the caller's word.
+    unsafe { by_rows!(f32_rows, block, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) }
+}
+
+/// # Safety
+///
+/// As [`MicroBf16::run`]; needs AVX512_BF16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn run_bf16(block: &Bf16Block) {
+    // SAFETY: by the caller's word.
+    unsafe { by_rows!(bf16_rows, block, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn f32_rows<const ROWS: usize>(block: &F32Block) {
+    // SAFETY: rows and depth are inside what the caller has allocated.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        let (mut a, mut b) = (block.a, block.b);
+        for _ in 0..block.depth {
+            let columns = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = _mm512_set1_ps(*a.add(row * block.a_row));
+                sums[0] = _mm512_fmadd_ps(value, columns[0], sums[0]);
+                sums[1] = _mm512_fmadd_ps(value, columns[1], sums[1]);
+            }
+            a = a.add(1);
+            b = b.add(PANEL);
+        }
+        write(&sums, block.c, block.c_row, block.accumulate);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
+unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
+    debug_assert_eq!(block.a_group, 16 * block.a_row, "rows are not in tiles");
+    // SAFETY: rows and chunks are inside what the caller has allocated.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        let (mut chunk, mut b) = (block.a, block.b);
+        for _ in 0..block.chunks {
+            // Pairs of `k` are adjacent in `a`, and side by side in `b`.
+            let mut a = chunk;
+            for pair in 0..16 {
+                let columns = [
+                    as_bf16(_mm512_loadu_si512(b.add(pair * 32).cast())),
+                    as_bf16(_mm512_loadu_si512(b.add(pair * 32 + 512).cast())),
+                ];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    let pair = a.add(row * block.a_row).cast::<i32>().read_unaligned();
+                    let pair = as_bf16(_mm512_set1_epi32(pair));
+                    sums[0] = _mm512_dpbf16_ps(sums[0], pair, columns[0]);
+                    sums[1] = _mm512_dpbf16_ps(sums[1], pair, columns[1]);
+                }
+                a = a.add(2);
+            }
+            chunk = chunk.add(block.a_chunk);
+            b = b.add(1024);
+        }
+        write(&sums, block.c, block.c_row, block.accumulate);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn as_bf16(bits: __m512i) -> __m512bh {
+    // SAFETY: both are 512 bits without an invalid pattern.
+    unsafe { std::mem::transmute(bits) }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn write<const ROWS: usize>(
+    sums: &[[__m512; 2]; ROWS],
+    c: *mut f32,
+    c_row: usize,
+    accumulate: bool,
+) {
+    for (row, sums) in sums.iter().enumerate() {
+        for (half, &sum) in sums.iter().enumerate() {
+            // SAFETY: row and column are inside what the caller has allocated.
+            unsafe {
+                let c = c.add(row * c_row + half * 16);
+                let sum = if accumulate {
+                    _mm512_add_ps(_mm512_loadu_ps(c), sum)
+                } else {
+                    sum
+                };
+                _mm512_storeu_ps(c, sum);
+            }
+        }
+    }
+}
+
+crate::rowwise::instantiate!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", true);
