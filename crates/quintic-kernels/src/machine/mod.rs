@@ -8,6 +8,7 @@ mod bandwidth;
 #[cfg(target_arch = "x86_64")]
 mod peaks_x86;
 
+#[cfg(not(target_arch = "x86_64"))]
 use std::hint::black_box;
 use std::num::NonZeroUsize;
 use std::sync::Barrier;
@@ -52,7 +53,7 @@ type Loop = fn(iterations: u64) -> f64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unit {
-    /// f32, as the compiler vectorises plain loops for the target's baseline.
+    /// f32, as wide as the target's baseline: on x86-64 128 bits, not fused.
     PortableF32,
     /// f32, 256 bits wide, fused.
     Avx2F32,
@@ -108,9 +109,10 @@ impl Unit {
     /// The loop that keeps the unit busy; `None` if this machine does not have it.
     fn busy_loop(self) -> Option<Loop> {
         match self {
-            Unit::PortableF32 => Some(portable_f32),
             #[cfg(target_arch = "x86_64")]
             unit => peaks_x86::busy_loop(unit),
+            #[cfg(not(target_arch = "x86_64"))]
+            Unit::PortableF32 => Some(portable_f32),
             #[cfg(not(target_arch = "x86_64"))]
             _ => None,
         }
@@ -127,6 +129,7 @@ impl Unit {
     }
 }
 
+#[cfg(not(target_arch = "x86_64"))]
 /// Plain loops over twelve registers of the baseline, as wide as they may be.
 fn portable_f32(iterations: u64) -> f64 {
     const SUMS: usize = 6;

@@ -14,7 +14,7 @@ const SUMS: usize = 12;
 /// The loop of a unit, if this machine has it.
 pub(super) fn busy_loop(unit: Unit) -> Option<Loop> {
     let (available, busy): (bool, Loop) = match unit {
-        Unit::PortableF32 => return None,
+        Unit::PortableF32 => (true, sse2_f32),
         // SAFETY, here and below: a loop is returned only where its features were detected.
         Unit::Avx2F32 => (Isa::Avx2.is_available(), |n| unsafe { avx2_f32(n) }),
         Unit::Avx512F32 => (Isa::Avx512.is_available(), |n| unsafe { avx512_f32(n) }),
@@ -35,6 +35,23 @@ macro_rules! hide {
         // SAFETY: no instruction at all.
         unsafe { asm!("/* {0} */", inout($class) $value, options(nomem, nostack, preserves_flags)) }
     };
+}
+
+/// The baseline has no fused multiply-add: a product and an addition are two instructions.
+fn sse2_f32(iterations: u64) -> f64 {
+    // SAFETY: every x86-64 CPU has SSE2.
+    let (factor, term) = unsafe { (_mm_set1_ps(0.999), _mm_set1_ps(1e-3)) };
+    // SAFETY: as above.
+    let mut sums = [unsafe { _mm_setzero_ps() }; SUMS];
+    for _ in 0..iterations {
+        for sum in &mut sums {
+            // SAFETY: as above.
+            *sum = unsafe { _mm_add_ps(_mm_mul_ps(*sum, factor), term) };
+            hide!(xmm_reg, *sum);
+        }
+    }
+    black_box(sums);
+    (iterations * SUMS as u64 * 4 * 2) as f64
 }
 
 /// # Safety
