@@ -84,7 +84,7 @@ pub(crate) enum TokenizerKind {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ComputeArgs {
     /// What computes: `cpu`, or `reference` for plain loops with f64 sums.
-    #[arg(long, default_value = "reference")]
+    #[arg(long, default_value = "cpu")]
     pub(crate) backend: String,
     /// Type of weights and products.
     #[arg(long, default_value = "f32", value_parser = ["f32", "bf16", "f16"])]

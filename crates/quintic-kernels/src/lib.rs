@@ -9,6 +9,9 @@
 //! the machine can do at most.
 
 mod activation;
+mod attention;
+#[cfg(test)]
+mod attention_tests;
 mod isa;
 mod kernels;
 pub mod machine;
@@ -21,6 +24,7 @@ mod pool;
 mod portable;
 mod product;
 mod rowwise;
+mod scores;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -28,9 +32,14 @@ mod tests;
 mod x86;
 
 pub use activation::Activation;
+pub use attention::{Attention, KeysValues};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use kernels::{Epilogue, Kernels, KernelsError, Precision, Stream};
 pub use memory::{ALIGNMENT, Buffer};
 pub use operand::Operand;
 pub use pack::{Bytes, Element, LAYOUT, PackedMatrix, PackedShape, Parts, Plain, Storage};
 pub use pool::Pool;
+pub use scores::{
+    CausalMask, KeyMask, NoBias, NoMask, PairMask, PositionBias, RelativeBias, ScoreBias,
+    ScoreMask, ScoresAt,
+};

@@ -144,6 +144,44 @@ impl Operand {
         unsafe { self.memory.as_ptr().add(plane * self.plane).cast() }
     }
 
+    /// Copies `n` values of a row of another operand of the same type.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such elements, or the types differ.
+    pub fn copy_columns(
+        &mut self,
+        token: usize,
+        column: usize,
+        from: &Operand,
+        from_token: usize,
+        from_column: usize,
+        n: usize,
+    ) {
+        assert_eq!(self.form, from.form, "types of operands");
+        assert!(
+            token < self.tokens && column + n <= self.columns,
+            "columns to write"
+        );
+        assert!(
+            from_token < from.tokens && from_column + n <= from.columns,
+            "columns to read"
+        );
+        let size = if self.form == Form::F32 { 4 } else { 2 };
+        let planes = if self.form == Form::Split { 2 } else { 1 };
+        for plane in 0..planes {
+            for i in 0..n {
+                let to = plane * self.plane + self.stride.at(token, column + i) * size;
+                let at = plane * from.plane + from.stride.at(from_token, from_column + i) * size;
+                // SAFETY: both elements exist, just checked; the operands are different ones.
+                unsafe {
+                    let from = from.memory.as_ptr().add(at);
+                    std::ptr::copy_nonoverlapping(from, self.memory.as_mut_ptr().add(to), size);
+                }
+            }
+        }
+    }
+
     /// One value.
     ///
     /// # Panics

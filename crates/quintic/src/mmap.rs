@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 
+use crate::tensor::ByteOwner;
 use crate::{Error, Result};
 
 /// A whole file, mapped read-only. Opening one costs no memory: pages are read when they
@@ -90,6 +94,29 @@ impl MappedFile {
 impl AsRef<[u8]> for MappedFile {
     fn as_ref(&self) -> &[u8] {
         self.bytes()
+    }
+}
+
+impl ByteOwner for MappedFile {
+    fn bytes(&self) -> &[u8] {
+        self.bytes()
+    }
+
+    /// Pages are dropped from this process; the system may still keep them in its cache.
+    fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Contents::Mapped(map) = &self.contents {
+            // SAFETY: the map is shared with the file and never written to, so a page that is
+            // dropped comes back from the file with the same contents. memmap2 rounds the
+            // range to pages, which may drop neighbours' bytes as well: the same holds.
+            let advised = unsafe {
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            // Advice that is not taken costs memory only.
+            let _ = advised;
+        }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

@@ -4,6 +4,7 @@
 //! usually a range of a memory map, so that making one costs no memory.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{Error, Result};
@@ -73,9 +74,21 @@ impl fmt::Display for DType {
 }
 
 /// Whoever keeps a tensor's bytes alive: a memory map, a vector.
-pub trait ByteOwner: AsRef<[u8]> + Send + Sync {}
+pub trait ByteOwner: Send + Sync {
+    /// The bytes; always the same ones.
+    fn bytes(&self) -> &[u8];
 
-impl<T: AsRef<[u8]> + Send + Sync> ByteOwner for T {}
+    /// Says that `range` will not be read soon. Reading it again gives the same bytes.
+    fn release(&self, range: Range<usize>) {
+        let _ = range;
+    }
+}
+
+impl ByteOwner for Vec<u8> {
+    fn bytes(&self) -> &[u8] {
+        self
+    }
+}
 
 /// A named, typed, shaped range of bytes in row-major, little-endian order.
 ///
@@ -114,7 +127,7 @@ impl Tensor {
                 Error::checkpoint(format!("shape {shape:?} of {dtype} overflows"))
                     .at(format!("tensor `{name}`"))
             })?;
-        let available = owner.as_ref().as_ref().len();
+        let available = owner.bytes().len();
         match start.checked_add(len) {
             Some(end) if end <= available => {
                 Ok(Tensor { name, dtype, shape, owner, start, end })
@@ -181,7 +194,13 @@ impl Tensor {
 
     /// The raw bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.owner.as_ref().as_ref()[self.start..self.end]
+        &self.owner.bytes()[self.start..self.end]
+    }
+
+    /// Gives the memory of a mapped tensor back to the system, which reads it from the file
+    /// again if need be: for whoever has made a copy and will not come back.
+    pub fn release(&self) {
+        self.owner.release(self.start..self.end);
     }
 
     /// Writes elements `from..from + out.len()` as f32. Exact for f32, f16 and bf16.

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
-use crate::backend::{Backend, Pool};
+use crate::backend::{Backend, Pool, Widths};
 use crate::batch::PackedBatch;
 use crate::checkpoint::hub::{self, HubOptions};
 use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
@@ -17,10 +18,10 @@ use crate::{Error, Result};
 /// Which backend computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum BackendKind {
-    /// The kernels of this machine's CPU.
+    /// The kernels of this machine's CPU, see [`crate::backend::cpu`].
+    #[default]
     Cpu,
     /// Plain loops with f64 sums, see [`crate::backend::reference`].
-    #[default]
     Reference,
 }
 
@@ -87,6 +88,9 @@ trait Encode: Send + Sync {
     fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates;
     fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32>;
     fn backend_name(&self) -> &'static str;
+    fn isa(&self) -> Option<&'static str>;
+    fn threads(&self) -> usize;
+    fn bytes_per_token(&self, widths: &Widths) -> u64;
 }
 
 impl<B: Backend> Encode for Encoder<B> {
@@ -104,6 +108,18 @@ impl<B: Backend> Encode for Encoder<B> {
 
     fn backend_name(&self) -> &'static str {
         self.backend().name()
+    }
+
+    fn isa(&self) -> Option<&'static str> {
+        self.backend().isa()
+    }
+
+    fn threads(&self) -> usize {
+        self.backend().threads()
+    }
+
+    fn bytes_per_token(&self, widths: &Widths) -> u64 {
+        self.backend().bytes_per_token(widths)
     }
 }
 
@@ -228,19 +244,26 @@ impl TextEncoder {
         self.weight_bytes
     }
 
+    /// The instruction set that the backend uses, if that is a choice.
+    pub fn isa(&self) -> Option<&'static str> {
+        self.encoder.isa()
+    }
+
+    /// Threads that the backend computes on.
+    pub fn threads(&self) -> usize {
+        self.encoder.threads()
+    }
+
     /// Bytes that encoding holds at once for each token of a batch: the residual stream, the
-    /// operands of a layer's products and the result in f32, and what the reference backend
-    /// widens to f64 for a product.
+    /// operands of a layer's products and the result.
     pub fn activation_bytes_per_token(&self) -> u64 {
         let config = &self.config;
-        let narrow = 4 * config.d_model + 4 * config.inner_dim() + config.d_ff;
-        let widest = config.d_ff.max(config.d_model).max(config.inner_dim());
-        let gate = if config.feed_forward.gated {
-            config.d_ff
-        } else {
-            0
-        };
-        (narrow * size_of::<f32>() + (widest + gate) * size_of::<f64>()) as u64
+        self.encoder.bytes_per_token(&Widths {
+            d_model: config.d_model,
+            inner: config.inner_dim(),
+            d_ff: config.d_ff,
+            gated: config.feed_forward.gated,
+        }) + (config.d_model * size_of::<f32>()) as u64
     }
 
     /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the
@@ -262,7 +285,11 @@ fn load(
     compute: &Compute,
 ) -> Result<Box<dyn Encode>> {
     match backend {
-        BackendKind::Cpu => Err(Error::unsupported("the cpu backend is not built yet")),
+        BackendKind::Cpu => Ok(Box::new(Encoder::load(
+            Cpu::new(compute)?,
+            config.clone(),
+            source,
+        )?)),
         BackendKind::Reference if *compute != Compute::default() => Err(Error::unsupported(
             "the reference backend computes in its one way only, but `dtype`, \
              `matmul_precision`, `threads` or `fold_norm_gains` was chosen",

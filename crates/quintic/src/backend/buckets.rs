@@ -69,6 +69,11 @@ impl Buckets {
         }
     }
 
+    /// A distance from which on, in either direction, the bucket stays the same.
+    pub fn reach(&self) -> usize {
+        self.near.len()
+    }
+
     /// Bucket of a key at `key - query = distance`.
     pub fn of(&self, distance: i64) -> usize {
         let (half, far) = if self.bidirectional {

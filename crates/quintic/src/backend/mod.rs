@@ -16,6 +16,9 @@
 //! is the only caller, and it has checked files and batches before.
 
 mod buckets;
+mod choose;
+pub mod cpu;
+mod pool;
 pub mod reference;
 
 use crate::Result;
@@ -138,6 +141,19 @@ pub enum Pool {
     Last,
 }
 
+/// Widths of a model's activations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Widths {
+    /// Width of the residual stream.
+    pub d_model: usize,
+    /// Width of all heads, `n_heads * d_kv`.
+    pub inner: usize,
+    /// Width inside the feed-forward layer.
+    pub d_ff: usize,
+    /// Whether that layer has two input products.
+    pub gated: bool,
+}
+
 /// A device and a way to compute on it. See the [module](self) docs.
 pub trait Backend: Send + Sync {
     /// An embedding table, `[vocab, d_model]`.
@@ -160,6 +176,23 @@ pub trait Backend: Send + Sync {
     /// A name such as `reference`.
     fn name(&self) -> &'static str;
 
+    /// The instruction set that it uses, if that is a choice.
+    fn isa(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Threads that it computes on.
+    fn threads(&self) -> usize;
+
+    /// Bytes that a pass holds at once for each token: stream, operands and result.
+    fn bytes_per_token(&self, widths: &Widths) -> u64;
+
+    /// Whether norms' gains are to be multiplied into the matrices that follow them. Then
+    /// `prepare_matrix` gets them, and `rms_norm` gets none.
+    fn folds_gains(&self) -> bool {
+        false
+    }
+
     /// Prepares an embedding table.
     ///
     /// # Errors
@@ -170,8 +203,9 @@ pub trait Backend: Send + Sync {
     /// Prepares RMSNorm gains.
     fn prepare_gain(&self, gain: Tensor) -> Result<Self::Gain>;
 
-    /// Prepares the weights of a product.
-    fn prepare_matrix(&self, weights: Weights) -> Result<Self::Matrix>;
+    /// Prepares the weights of a product; a `gain` multiplies each column of its input, for
+    /// backends that [fold gains](Backend::folds_gains).
+    fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<Self::Matrix>;
 
     /// Prepares a bias table `[buckets, n_heads]`: `bucket_of` maps `key - query` to its row.
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Self::Bias>;
@@ -185,8 +219,15 @@ pub trait Backend: Send + Sync {
     /// Rows of the embedding table: `out[t] = table[ids[t]]`.
     fn embed(&self, table: &Self::Table, ids: &[u32]) -> Self::Stream;
 
-    /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * gain`, statistics in f32 or wider.
-    fn rms_norm(&self, x: &Self::Stream, gain: &Self::Gain, eps: f64, out: &mut Self::Operand);
+    /// `out[t] = x[t] / sqrt(mean(x[t]^2) + eps) * gain`, statistics in f32 or wider; without a
+    /// gain if that has been folded into the next product.
+    fn rms_norm(
+        &self,
+        x: &Self::Stream,
+        gain: Option<&Self::Gain>,
+        eps: f64,
+        out: &mut Self::Operand,
+    );
 
     /// `rms_norm` kept in f32: the last one of a stack, whose result leaves the engine.
     fn rms_norm_last(&self, x: &Self::Stream, gain: &Self::Gain, eps: f64) -> Self::Stream;

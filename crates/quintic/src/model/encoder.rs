@@ -4,6 +4,7 @@ use crate::Result;
 use crate::backend::{Attention, Backend, Buckets, Epilogue, Keys, Pool, Visible, Weights};
 use crate::batch::PackedBatch;
 use crate::config::T5Config;
+use crate::tensor::Tensor;
 
 use super::TakeTensor;
 use super::weights::{EncoderWeights, LayerWeights};
@@ -18,12 +19,13 @@ pub struct Encoder<B: Backend> {
 }
 
 struct Layer<B: Backend> {
-    attention_norm: B::Gain,
+    /// `None`: folded into the product behind it.
+    attention_norm: Option<B::Gain>,
     qkv: B::Matrix,
     output: B::Matrix,
     /// `None`: the last table above serves this layer too.
     bias: Option<B::Bias>,
-    feed_forward_norm: B::Gain,
+    feed_forward_norm: Option<B::Gain>,
     feed_forward_in: B::Matrix,
     feed_forward_out: B::Matrix,
 }
@@ -93,7 +95,7 @@ impl<B: Backend> Encoder<B> {
 
             backend.rms_norm(
                 &x,
-                &layer.attention_norm,
+                layer.attention_norm.as_ref(),
                 config.layer_norm_epsilon,
                 &mut normed,
             );
@@ -113,7 +115,7 @@ impl<B: Backend> Encoder<B> {
 
             backend.rms_norm(
                 &x,
-                &layer.feed_forward_norm,
+                layer.feed_forward_norm.as_ref(),
                 config.layer_norm_epsilon,
                 &mut normed,
             );
@@ -148,18 +150,28 @@ impl<B: Backend> Layer<B> {
             (Some(up), Some(gate)) => Weights::Gated { gate, up },
             (only, _) => Weights::Stacked(only.into_iter().collect()),
         };
+        let folds = backend.folds_gains();
+        let gain = |gain: &Tensor| {
+            (!folds)
+                .then(|| backend.prepare_gain(gain.clone()))
+                .transpose()
+        };
+        let folded = |gain: Tensor| folds.then_some(gain);
         Ok(Layer {
-            attention_norm: backend.prepare_gain(weights.attention_norm)?,
-            qkv: backend.prepare_matrix(Weights::Stacked(weights.qkv.into()))?,
-            output: backend.prepare_matrix(Weights::Stacked(vec![weights.output]))?,
+            attention_norm: gain(&weights.attention_norm)?,
+            qkv: backend.prepare_matrix(
+                Weights::Stacked(weights.qkv.into()),
+                folded(weights.attention_norm),
+            )?,
+            output: backend.prepare_matrix(Weights::Stacked(vec![weights.output]), None)?,
             bias: weights
                 .bias
                 .map(|bias| backend.prepare_bias(bias, buckets()))
                 .transpose()?,
-            feed_forward_norm: backend.prepare_gain(weights.feed_forward_norm)?,
-            feed_forward_in: backend.prepare_matrix(inputs)?,
+            feed_forward_norm: gain(&weights.feed_forward_norm)?,
+            feed_forward_in: backend.prepare_matrix(inputs, folded(weights.feed_forward_norm))?,
             feed_forward_out: backend
-                .prepare_matrix(Weights::Stacked(vec![weights.feed_forward_out]))?,
+                .prepare_matrix(Weights::Stacked(vec![weights.feed_forward_out]), None)?,
         })
     }
 }

@@ -6,10 +6,11 @@
 //! block as a product reads them, so a model needs no memory beyond its file.
 
 mod attention;
-mod choose;
 mod product;
 
-use super::{Attention, Backend, Buckets, Choice, Chosen, Epilogue, Pool, Weights};
+use super::choose::choose;
+use super::pool::pool;
+use super::{Attention, Backend, Buckets, Choice, Chosen, Epilogue, Pool, Weights, Widths};
 use crate::Result;
 use crate::tensor::Tensor;
 
@@ -94,6 +95,18 @@ impl Backend for Reference {
         "reference"
     }
 
+    fn threads(&self) -> usize {
+        1
+    }
+
+    /// Operands in f32, and what the widest product widens to f64.
+    fn bytes_per_token(&self, widths: &Widths) -> u64 {
+        let narrow = 2 * widths.d_model + 4 * widths.inner + widths.d_ff;
+        let widest = widths.d_ff.max(widths.d_model).max(widths.inner);
+        let gate = if widths.gated { widths.d_ff } else { 0 };
+        (narrow * size_of::<f32>() + (widest + gate) * size_of::<f64>()) as u64
+    }
+
     fn prepare_table(&self, table: Tensor) -> Result<Tensor> {
         Ok(table)
     }
@@ -102,7 +115,8 @@ impl Backend for Reference {
         Ok(gain.to_f32())
     }
 
-    fn prepare_matrix(&self, weights: Weights) -> Result<Weights> {
+    fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<Weights> {
+        assert!(gain.is_none(), "the reference folds no gains");
         Ok(weights)
     }
 
@@ -132,7 +146,10 @@ impl Backend for Reference {
         out
     }
 
-    fn rms_norm(&self, x: &Rows, gain: &Vec<f32>, eps: f64, out: &mut Rows) {
+    fn rms_norm(&self, x: &Rows, gain: Option<&Vec<f32>>, eps: f64, out: &mut Rows) {
+        let Some(gain) = gain else {
+            panic!("the reference folds no gains")
+        };
         assert_eq!((x.rows, x.columns), (out.rows, out.columns));
         assert_eq!(x.columns, gain.len());
         for token in 0..x.rows {
@@ -150,7 +167,7 @@ impl Backend for Reference {
 
     fn rms_norm_last(&self, x: &Rows, gain: &Vec<f32>, eps: f64) -> Rows {
         let mut out = Rows::zeros(x.rows, x.columns);
-        self.rms_norm(x, gain, eps, &mut out);
+        self.rms_norm(x, Some(gain), eps, &mut out);
         out
     }
 
@@ -171,29 +188,11 @@ impl Backend for Reference {
     }
 
     fn choose(&self, logits: &Rows, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
-        choose::choose(logits, choice)
+        choose(&logits.data, logits.columns, choice)
     }
 
-    fn pool(&self, x: &Rows, row_starts: &[usize], pool: Pool) -> Vec<f32> {
-        let mut out = vec![0.0; (row_starts.len() - 1) * x.columns];
-        for (bounds, out) in row_starts
-            .windows(2)
-            .zip(out.chunks_exact_mut(x.columns.max(1)))
-        {
-            let tokens = match pool {
-                Pool::Mean => bounds[0]..bounds[1],
-                Pool::First => bounds[0]..bounds[1].min(bounds[0] + 1),
-                Pool::Last => bounds[0].max(bounds[1].saturating_sub(1))..bounds[1],
-            };
-            for (column, out) in out.iter_mut().enumerate() {
-                let sum: f64 = tokens
-                    .clone()
-                    .map(|token| f64::from(x.row(token)[column]))
-                    .sum();
-                *out = (sum / tokens.len().max(1) as f64) as f32;
-            }
-        }
-        out
+    fn pool(&self, x: &Rows, row_starts: &[usize], how: Pool) -> Vec<f32> {
+        pool(&x.data, x.columns, row_starts, how)
     }
 
     fn read_stream(&self, x: &Rows) -> Vec<f32> {

@@ -26,8 +26,8 @@ fn rms_norm_divides_by_the_root_mean_square() {
     let x = rows(2, &[3.0, 4.0, 0.0, 0.0]);
     let mut out = Rows::zeros(2, 2);
     // mean square of (3, 4) = 12.5
-    Reference.rms_norm(&x, &vec![1.0, 2.0], 0.0, &mut rows(2, &[0.0; 4]));
-    Reference.rms_norm(&x, &vec![1.0, 2.0], 1e-6, &mut out);
+    Reference.rms_norm(&x, Some(&vec![1.0, 2.0]), 0.0, &mut rows(2, &[0.0; 4]));
+    Reference.rms_norm(&x, Some(&vec![1.0, 2.0]), 1e-6, &mut out);
     let scale = 1.0 / (12.5f64 + 1e-6).sqrt();
     assert_eq!(
         out.data,

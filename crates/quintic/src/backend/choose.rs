@@ -1,22 +1,21 @@
-//! Picking tokens from logits.
+//! Picking tokens from logits in host memory.
 
-use super::Rows;
-use crate::backend::{Choice, Chosen};
+use super::{Choice, Chosen};
 
-pub(super) fn choose(logits: &Rows, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
-    (0..logits.rows)
-        .map(|row| {
-            let scores = logits.row(row);
-            match choice {
-                Choice::Top(k) => most_likely(scores, k),
-                Choice::Sample {
-                    temperature,
-                    top_k,
-                    top_p,
-                    uniforms,
-                } => {
-                    vec![draw(scores, temperature, top_k, top_p, uniforms[row])]
-                }
+/// Picks tokens for each row of `logits`, `[rows, vocab]`.
+pub(super) fn choose(logits: &[f32], vocab: usize, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
+    logits
+        .chunks_exact(vocab.max(1))
+        .enumerate()
+        .map(|(row, scores)| match choice {
+            Choice::Top(k) => most_likely(scores, k),
+            Choice::Sample {
+                temperature,
+                top_k,
+                top_p,
+                uniforms,
+            } => {
+                vec![draw(scores, temperature, top_k, top_p, uniforms[row])]
             }
         })
         .collect()

@@ -1,0 +1,795 @@
+//! Attention inside each row of a packed batch.
+//!
+//! For a block of queries of one head: scores against a block of keys, bias and mask, softmax,
+//! product with the values, all in cache; a row longer than one block of keys goes on with a
+//! running maximum and sum (Milakov and Gimelshein, "Online normalizer calculation for
+//! softmax", 2018; Dao et al., "FlashAttention", 2022), so that memory grows with the length
+//! of a row and not with its square. Both products are the innermost ones of `micro`: keys and
+//! values of a row are packed into panels first, which costs one pass over them.
+
+use std::ops::Range;
+
+use crate::math::split_bf16;
+use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
+use crate::operand::{Form, Operand, Sink, row_stride};
+use crate::product::scratch_of;
+use crate::scores::{ScoreBias, ScoreMask, ScoresAt};
+use crate::{Isa, Kernels};
+
+/// Keys whose scores are held at once.
+const KEY_BLOCK: usize = 512;
+
+/// Queries of a block: with the keys above, the scores take at most 64 KiB.
+const MAX_QUERIES: usize = 32;
+
+/// Tasks a thread should have, so that none waits long for the last.
+const TASKS_PER_THREAD: usize = 4;
+
+/// Keys and values of an attention, `[tokens, n_heads * d_kv]` each.
+#[derive(Clone, Copy, Debug)]
+pub struct KeysValues<'a> {
+    /// The matrix that keys stand in.
+    pub keys: &'a Operand,
+    /// Column of the first key.
+    pub key_column: usize,
+    /// The matrix that values stand in.
+    pub values: &'a Operand,
+    /// Column of the first value.
+    pub value_column: usize,
+    /// Where rows begin, `[rows]`.
+    pub starts: &'a [usize],
+    /// Where rows end, `[rows]`.
+    pub ends: &'a [usize],
+}
+
+/// One attention over a packed batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention<'a> {
+    /// Number of heads.
+    pub n_heads: usize,
+    /// Width of a head.
+    pub d_kv: usize,
+    /// Queries, in the first `n_heads * d_kv` columns.
+    pub queries: &'a Operand,
+    /// Where rows of queries begin, `[rows + 1]`.
+    pub row_starts: &'a [usize],
+    /// Keys and values of the same number of rows.
+    pub keys: KeysValues<'a>,
+    /// Whether queries are the last tokens of their row of keys, as with a cache. Otherwise
+    /// query `i` stands at position `i`.
+    pub queries_are_last: bool,
+}
+
+/// Queries of one row and head.
+struct Task {
+    row: usize,
+    head: usize,
+    queries: Range<usize>,
+}
+
+impl Kernels {
+    /// `softmax(q k^T + bias) v` inside each row, without a scale; `out` is
+    /// `[tokens, n_heads * d_kv]`. A query that sees no key gets the mean of all values of its
+    /// row, and zeros if the row has none.
+    ///
+    /// # Numerics
+    ///
+    /// In the type of the operands. Scores, bias, maximum and sum are f32. With bf16, weights
+    /// of the softmax are rounded to bf16 before they meet the values, and the sum that they
+    /// are divided by is the sum of the rounded ones. A row's bits depend on that row alone.
+    ///
+    /// # Panics
+    ///
+    /// If shapes or types disagree.
+    pub fn attend<B: ScoreBias, M: ScoreMask>(
+        &self,
+        attention: &Attention<'_>,
+        bias: &B,
+        mask: &M,
+        out: &mut Operand,
+    ) {
+        let inner = attention.check(out);
+        if inner == 0 {
+            return;
+        }
+        let tasks = self.tasks(attention);
+        let sink = out.sink();
+        self.pool.run(tasks.len(), |task, worker| {
+            let mut scratch = scratch_of(&self.scratch, worker);
+            let work = Work::new(self, attention, &tasks[task], bias, mask);
+            let memory = scratch.f32(work.room.total);
+            // SAFETY: the room is as large as `work` says; the instruction set is available;
+            // no other task writes these queries of this head.
+            unsafe { work.run(memory, &sink) }
+        });
+    }
+
+    /// The longest rows first, so that no thread ends with one.
+    fn tasks(&self, attention: &Attention<'_>) -> Vec<Task> {
+        let length = |row: usize| attention.row_starts[row + 1] - attention.row_starts[row];
+        let mut rows: Vec<usize> = (0..attention.row_starts.len() - 1)
+            .filter(|&row| length(row) > 0)
+            .collect();
+        rows.sort_by_key(|&row| std::cmp::Reverse(length(row)));
+        // A part of a row's queries packs all of the row's keys again.
+        let whole = rows.len() * attention.n_heads;
+        let wanted = TASKS_PER_THREAD * self.pool.threads();
+        let parts = if self.pool.threads() > 1 {
+            wanted.div_ceil(whole.max(1))
+        } else {
+            1
+        };
+        let mut tasks = Vec::new();
+        for row in rows {
+            let n = length(row);
+            let size = n.div_ceil(parts).next_multiple_of(MAX_QUERIES);
+            for head in 0..attention.n_heads {
+                for first in (0..n).step_by(size) {
+                    tasks.push(Task {
+                        row,
+                        head,
+                        queries: first..(first + size).min(n),
+                    });
+                }
+            }
+        }
+        tasks
+    }
+}
+
+impl Attention<'_> {
+    /// The width of all heads.
+    fn check(&self, out: &Operand) -> usize {
+        let inner = self.n_heads * self.d_kv;
+        assert_eq!(
+            (out.tokens, out.columns),
+            (self.queries.tokens, inner),
+            "attention output"
+        );
+        assert!(self.queries.columns >= inner, "columns of queries");
+        let keys = &self.keys;
+        assert!(
+            keys.keys.columns >= keys.key_column + inner,
+            "columns of keys"
+        );
+        assert!(
+            keys.values.columns >= keys.value_column + inner,
+            "columns of values"
+        );
+        let forms = [keys.keys.form, keys.values.form, out.form];
+        assert_eq!(forms, [self.queries.form; 3], "types of an attention");
+        let starts = self.row_starts;
+        assert!(
+            starts.windows(2).all(|b| b[0] <= b[1])
+                && starts.last().is_some_and(|&n| n <= self.queries.tokens),
+            "rows of queries"
+        );
+        let tokens = keys.keys.tokens.min(keys.values.tokens);
+        assert_eq!(
+            (keys.starts.len(), keys.ends.len()),
+            (starts.len() - 1, starts.len() - 1),
+            "rows of keys"
+        );
+        let mut rows = keys.starts.iter().zip(keys.ends);
+        assert!(
+            rows.all(|(start, end)| start <= end && *end <= tokens),
+            "rows of keys"
+        );
+        inner
+    }
+}
+
+/// Where the pieces of a task's memory begin, in f32.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    /// Queries of a block, `[32, d_kv]`.
+    queries: usize,
+    query_row: usize,
+    /// Scores, `[32, KEY_BLOCK]`.
+    scores: usize,
+    score_row: usize,
+    /// Weights in bf16, by planes.
+    weights: usize,
+    /// `[panels of d_kv][32, 32]`.
+    sums: usize,
+    keys: usize,
+    values: usize,
+    /// From one plane to the next, in f32.
+    plane: usize,
+    total: usize,
+}
+
+/// One task with all that it needs.
+struct Work<'a, B, M> {
+    kernels: &'a Kernels,
+    attention: &'a Attention<'a>,
+    task: &'a Task,
+    bias: &'a B,
+    mask: &'a M,
+    /// Keys of the row, those that some query of the task may see, and what is added to a
+    /// query's number to get its position.
+    n_keys: usize,
+    seen: Range<usize>,
+    offset: usize,
+    /// `0` in f32.
+    planes: usize,
+    room: Room,
+}
+
+impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
+    fn new(
+        kernels: &'a Kernels,
+        attention: &'a Attention<'a>,
+        task: &'a Task,
+        bias: &'a B,
+        mask: &'a M,
+    ) -> Self {
+        let keys = &attention.keys;
+        let n_keys = keys.ends[task.row] - keys.starts[task.row];
+        let n_queries = attention.row_starts[task.row + 1] - attention.row_starts[task.row];
+        let offset = if attention.queries_are_last {
+            n_keys.saturating_sub(n_queries)
+        } else {
+            0
+        };
+        let positions = task.queries.start + offset..task.queries.end + offset;
+        let seen = mask.visible(task.row, positions, n_keys);
+        let seen = seen.start.min(n_keys)..seen.end.min(n_keys);
+        let planes = match attention.queries.form {
+            Form::F32 => 0,
+            Form::Bf16 | Form::Bf16Tiles => 1,
+            Form::Split => 2,
+        };
+        let mut work = Work {
+            kernels,
+            attention,
+            task,
+            bias,
+            mask,
+            n_keys,
+            seen,
+            offset,
+            planes,
+            room: Room::default(),
+        };
+        work.room = work.lay_out();
+        work
+    }
+
+    fn lay_out(&self) -> Room {
+        let depth = self.attention.d_kv.next_multiple_of(CHUNK);
+        let n = self.seen.len().next_multiple_of(PANEL);
+        let block = n.min(KEY_BLOCK);
+        // Two bf16 in the place of one f32.
+        let halves = |values: usize| values / 2 * self.planes;
+        let mut room = Room {
+            query_row: if self.planes == 0 {
+                row_stride(depth, 4)
+            } else {
+                depth
+            },
+            score_row: row_stride(block.max(1), 4),
+            plane: n * depth / 2,
+            ..Room::default()
+        };
+        let mut total = 0;
+        let mut take = |n: usize| {
+            let start = total;
+            total += n.next_multiple_of(16);
+            start
+        };
+        room.scores = take(MAX_QUERIES * room.score_row);
+        room.sums = take(MAX_QUERIES * depth);
+        if self.planes == 0 {
+            room.queries = take(MAX_QUERIES * room.query_row);
+            room.keys = take(n * depth);
+            room.values = take(n * depth);
+        } else {
+            room.queries = take(halves(MAX_QUERIES * room.query_row));
+            room.weights = take(halves(MAX_QUERIES * room.score_row * 2));
+            room.keys = take(halves(n * depth));
+            room.values = take(halves(n * depth));
+        }
+        room.total = total;
+        room
+    }
+
+    /// # Safety
+    ///
+    /// `memory` has `room.total` values; the instruction set is available; nobody else writes
+    /// the task's part of the output.
+    unsafe fn run(&self, memory: *mut f32, out: &Sink) {
+        // SAFETY (all of them): the pieces lie inside the room, and packed rows and columns
+        // inside the operands.
+        if !self.seen.is_empty() {
+            // SAFETY: see above.
+            unsafe { self.pack(memory) };
+        }
+        let micro = self.kernels.table.bf16.filter(|_| self.planes > 0);
+        if let Some(micro) = micro {
+            // SAFETY: the instruction set is available.
+            unsafe { (micro.enter)() };
+        }
+        for first in self.task.queries.clone().step_by(MAX_QUERIES) {
+            let queries = first..(first + MAX_QUERIES).min(self.task.queries.end);
+            // SAFETY: see above.
+            unsafe { self.block(memory, queries, out) };
+        }
+        if let Some(micro) = micro {
+            // SAFETY: as `enter`.
+            unsafe { (micro.leave)() };
+        }
+    }
+
+    /// Keys and values into panels: keys as the weights of a product of depth `d_kv`, values
+    /// as those of a product over keys.
+    unsafe fn pack(&self, memory: *mut f32) {
+        let Attention { d_kv, keys, .. } = *self.attention;
+        let depth = d_kv.next_multiple_of(CHUNK);
+        let n = self.seen.len();
+        let padded = n.next_multiple_of(PANEL);
+        let first = keys.starts[self.task.row] + self.seen.start;
+        let key_column = keys.key_column + self.task.head * d_kv;
+        let value_column = keys.value_column + self.task.head * d_kv;
+        // SAFETY: every index below is inside the room that was laid out for it.
+        unsafe {
+            if self.planes == 0 {
+                let k = std::slice::from_raw_parts_mut(memory.add(self.room.keys), padded * d_kv);
+                let v = std::slice::from_raw_parts_mut(memory.add(self.room.values), n * depth);
+                if n < padded {
+                    k[(padded - PANEL) * d_kv..].fill(0.0);
+                }
+                if d_kv < depth {
+                    v.fill(0.0);
+                }
+                for key in 0..n {
+                    let row = f32_row(keys.keys, first + key, key_column, d_kv);
+                    let panel = &mut k[key / PANEL * PANEL * d_kv..][..PANEL * d_kv];
+                    for (out, &value) in panel.chunks_exact_mut(PANEL).zip(row) {
+                        out[key % PANEL] = value;
+                    }
+                    let row = f32_row(keys.values, first + key, value_column, d_kv);
+                    for (panel, values) in row.chunks(PANEL).enumerate() {
+                        v[(panel * n + key) * PANEL..][..values.len()].copy_from_slice(values);
+                    }
+                }
+                return;
+            }
+            for plane in 0..self.planes {
+                let start = memory
+                    .add(self.room.keys + plane * self.room.plane)
+                    .cast::<u16>();
+                let k = std::slice::from_raw_parts_mut(start, padded * depth);
+                let start = memory
+                    .add(self.room.values + plane * self.room.plane)
+                    .cast::<u16>();
+                let v = std::slice::from_raw_parts_mut(start, padded * depth);
+                if d_kv < depth {
+                    k.fill(0);
+                    v.fill(0);
+                } else if n < padded {
+                    k[(padded - PANEL) * depth..].fill(0);
+                    for panel in v.chunks_exact_mut(padded * PANEL) {
+                        panel[(padded - CHUNK) * PANEL..].fill(0);
+                    }
+                }
+                for key in 0..n {
+                    let panel = &mut k[key / PANEL * PANEL * depth..][..PANEL * depth];
+                    let half = key % PANEL / 16;
+                    bf16_pieces(
+                        keys.keys,
+                        plane,
+                        first + key,
+                        key_column,
+                        d_kv,
+                        |at, piece| {
+                            for (i, &bits) in piece.iter().enumerate() {
+                                let k = at + i;
+                                let to = ((k / CHUNK * 2 + half) * 16 + k % CHUNK / 2) * 32;
+                                panel[to + key % 16 * 2 + k % 2] = bits;
+                            }
+                        },
+                    );
+                    bf16_pieces(
+                        keys.values,
+                        plane,
+                        first + key,
+                        value_column,
+                        d_kv,
+                        |at, piece| {
+                            for (i, &bits) in piece.iter().enumerate() {
+                                let column = at + i;
+                                let to = column / PANEL * padded * PANEL
+                                    + ((key / CHUNK * 2 + column % PANEL / 16) * 16
+                                        + key % CHUNK / 2)
+                                        * 32;
+                                v[to + column % 16 * 2 + key % 2] = bits;
+                            }
+                        },
+                    );
+                }
+            }
+        }
+    }
+
+    /// Queries of a block, row after row.
+    unsafe fn load_queries(&self, memory: *mut f32, queries: Range<usize>) {
+        let Attention { d_kv, .. } = *self.attention;
+        let first = self.attention.row_starts[self.task.row] + queries.start;
+        let column = self.task.head * d_kv;
+        let row = self.room.query_row;
+        // SAFETY: 32 rows were laid out, and there are no more queries in a block.
+        unsafe {
+            let start = memory.add(self.room.queries);
+            for query in 0..queries.len() {
+                let x = self.attention.queries;
+                if self.planes == 0 {
+                    let to = std::slice::from_raw_parts_mut(start.add(query * row), d_kv);
+                    to.copy_from_slice(f32_row(x, first + query, column, d_kv));
+                }
+                for plane in 0..self.planes {
+                    let to = start.cast::<u16>().add((plane * MAX_QUERIES + query) * row);
+                    let to = std::slice::from_raw_parts_mut(to, row);
+                    bf16_pieces(x, plane, first + query, column, d_kv, |at, piece| {
+                        to[at..at + piece.len()].copy_from_slice(piece);
+                    });
+                    to[d_kv..].fill(0);
+                }
+            }
+        }
+    }
+
+    /// Attention of at most 32 queries.
+    unsafe fn block(&self, memory: *mut f32, queries: Range<usize>, out: &Sink) {
+        let (rows, task) = (&self.kernels.table.rows, self.task);
+        let positions = queries.start + self.offset..queries.end + self.offset;
+        let seen = self.mask.visible(task.row, positions.clone(), self.n_keys);
+        // Whole panels, counted from the first packed key.
+        let start =
+            self.seen.start + (seen.start.max(self.seen.start) - self.seen.start) / PANEL * PANEL;
+        let seen = start..seen.end.min(self.seen.end).max(start);
+        let mut max = [f32::NEG_INFINITY; MAX_QUERIES];
+        let mut sum = [0.0f32; MAX_QUERIES];
+        let n = queries.len();
+        let panels = self.attention.d_kv.div_ceil(PANEL);
+        // SAFETY (all of them): as in `run`.
+        let sums = unsafe { memory.add(self.room.sums) };
+        if !seen.is_empty() {
+            // SAFETY: see above.
+            unsafe { self.load_queries(memory, queries.clone()) };
+        }
+        for first in seen.clone().step_by(KEY_BLOCK) {
+            let keys = first..(first + KEY_BLOCK).min(seen.end);
+            // SAFETY: see above.
+            unsafe { self.score(memory, n, &keys) };
+            let full = self.mask.is_full(task.row, positions.clone(), keys.clone());
+            let is_first = first == seen.start;
+            for query in 0..n {
+                let at = ScoresAt {
+                    row: task.row,
+                    head: task.head,
+                    query: positions.start + query,
+                    first_key: keys.start,
+                };
+                // SAFETY: see above; `Kernels` holds an available instruction set.
+                unsafe {
+                    let scores = memory.add(self.room.scores + query * self.room.score_row);
+                    let scores = std::slice::from_raw_parts_mut(scores, keys.len());
+                    modify(self.kernels.isa(), self.bias, self.mask, at, full, scores);
+                    let new = (rows.max)(scores);
+                    let new = if new > max[query] { new } else { max[query] };
+                    if !is_first && new > max[query] {
+                        let factor = if max[query] == f32::NEG_INFINITY {
+                            0.0
+                        } else {
+                            crate::math::exp::<false>(max[query] - new)
+                        };
+                        sum[query] *= factor;
+                        for panel in 0..panels {
+                            let row = sums.add((panel * MAX_QUERIES + query) * PANEL);
+                            (rows.scale)(std::slice::from_raw_parts_mut(row, PANEL), factor);
+                        }
+                    }
+                    max[query] = new;
+                    sum[query] += self.weigh(memory, query, scores, new);
+                }
+            }
+            // SAFETY: see above.
+            unsafe { self.mix(memory, n, &keys, is_first) };
+        }
+        for query in 0..n {
+            let token = self.attention.row_starts[task.row] + queries.start + query;
+            // SAFETY: see above.
+            unsafe {
+                if max[query] == f32::NEG_INFINITY && sum[query] == 0.0 {
+                    self.mean_of_values(out, token);
+                    continue;
+                }
+                let inverse = 1.0 / sum[query];
+                for panel in 0..panels {
+                    let row = sums.add((panel * MAX_QUERIES + query) * PANEL);
+                    let row = std::slice::from_raw_parts_mut(row, PANEL);
+                    (rows.scale)(row, inverse);
+                    let n = (self.attention.d_kv - panel * PANEL).min(PANEL);
+                    self.write(out, token, panel * PANEL, &row[..n]);
+                }
+            }
+        }
+    }
+
+    /// Scores of `n` queries with `keys`, which begin at a panel.
+    unsafe fn score(&self, memory: *mut f32, n: usize, keys: &Range<usize>) {
+        let Room {
+            query_row,
+            score_row,
+            ..
+        } = self.room;
+        let d_kv = self.attention.d_kv;
+        let chunks = d_kv.div_ceil(CHUNK);
+        let first = (keys.start - self.seen.start) / PANEL;
+        for panel in 0..keys.len().div_ceil(PANEL) {
+            // SAFETY: as in `run`; a row of scores has room for whole panels.
+            unsafe {
+                let c = memory.add(self.room.scores + panel * PANEL);
+                match (self.planes, self.kernels.table.bf16) {
+                    (0, _) => {
+                        let micro = self.kernels.table.f32;
+                        for query in (0..n).step_by(micro.max_rows) {
+                            (micro.run)(&F32Block {
+                                a: memory.add(self.room.queries + query * query_row),
+                                a_row: query_row,
+                                b: memory.add(self.room.keys + (first + panel) * PANEL * d_kv),
+                                depth: d_kv,
+                                c: c.add(query * score_row),
+                                c_row: score_row,
+                                rows: micro.max_rows.min(n - query),
+                                accumulate: false,
+                            });
+                        }
+                    }
+                    (planes, Some(micro)) => {
+                        let a = memory.add(self.room.queries).cast::<u16>();
+                        for query in (0..n).step_by(micro.max_rows) {
+                            for (term, &(x, w)) in terms(planes).iter().enumerate() {
+                                let b = memory.add(self.room.keys + w * self.room.plane);
+                                (micro.run)(&Bf16Block {
+                                    a: a.add((x * MAX_QUERIES + query) * query_row),
+                                    a_row: query_row,
+                                    a_group: 16 * query_row,
+                                    a_chunk: CHUNK,
+                                    b: b.cast::<u16>()
+                                        .add((first + panel) * PANEL * chunks * CHUNK),
+                                    chunks,
+                                    c: c.add(query * score_row),
+                                    c_row: score_row,
+                                    rows: micro.max_rows.min(n - query),
+                                    accumulate: term > 0,
+                                });
+                            }
+                        }
+                    }
+                    (_, None) => unreachable!("operands in bf16 without products of bf16"),
+                }
+            }
+        }
+    }
+
+    /// Replaces a query's scores by `e^(score - max)`, in the type that meets the values;
+    /// returns their sum.
+    unsafe fn weigh(&self, memory: *mut f32, query: usize, scores: &mut [f32], max: f32) -> f32 {
+        let rows = &self.kernels.table.rows;
+        // A score of plus infinity leaves NaN, as it does in PyTorch; nothing visible so far
+        // leaves nothing.
+        let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
+        // SAFETY: as in `run`.
+        unsafe {
+            if self.planes == 0 {
+                return (rows.exp)(scores, shift);
+            }
+            let n = scores.len();
+            let width = self.room.score_row;
+            let start = memory.add(self.room.weights).cast::<u16>();
+            let plane = |plane: usize| {
+                let row = start.add((plane * MAX_QUERIES + query) * width);
+                std::slice::from_raw_parts_mut(row, n.next_multiple_of(CHUNK))
+            };
+            plane(0)[n..].fill(0);
+            if self.planes == 1 {
+                return (rows.exp_bf16)(scores, shift, &mut plane(0)[..n]);
+            }
+            plane(1)[n..].fill(0);
+            let sum = (rows.exp)(scores, shift);
+            let (high, low) = (plane(0), plane(1));
+            for (i, &weight) in scores.iter().enumerate() {
+                (high[i], low[i]) = split_bf16(weight);
+            }
+            sum
+        }
+    }
+
+    /// Adds weights times values to the sums, or replaces them.
+    unsafe fn mix(&self, memory: *mut f32, n: usize, keys: &Range<usize>, is_first: bool) {
+        let all = self.seen.len();
+        let padded = all.next_multiple_of(PANEL);
+        let row = self.room.score_row;
+        let first = keys.start - self.seen.start;
+        for panel in 0..self.attention.d_kv.div_ceil(PANEL) {
+            // SAFETY: as in `run`.
+            unsafe {
+                let c = memory.add(self.room.sums + panel * MAX_QUERIES * PANEL);
+                match (self.planes, self.kernels.table.bf16) {
+                    (0, _) => {
+                        let micro = self.kernels.table.f32;
+                        for query in (0..n).step_by(micro.max_rows) {
+                            (micro.run)(&F32Block {
+                                a: memory.add(self.room.scores + query * row),
+                                a_row: row,
+                                b: memory.add(self.room.values + (panel * all + first) * PANEL),
+                                depth: keys.len(),
+                                c: c.add(query * PANEL),
+                                c_row: PANEL,
+                                rows: micro.max_rows.min(n - query),
+                                accumulate: !is_first,
+                            });
+                        }
+                    }
+                    (planes, Some(micro)) => {
+                        let a = memory.add(self.room.weights).cast::<u16>();
+                        for query in (0..n).step_by(micro.max_rows) {
+                            for (term, &(x, w)) in terms(planes).iter().enumerate() {
+                                let b = memory.add(self.room.values + w * self.room.plane);
+                                (micro.run)(&Bf16Block {
+                                    a: a.add((x * MAX_QUERIES + query) * row),
+                                    a_row: row,
+                                    a_group: 16 * row,
+                                    a_chunk: CHUNK,
+                                    b: b.cast::<u16>().add((panel * padded + first) * PANEL),
+                                    chunks: keys.len().div_ceil(CHUNK),
+                                    c: c.add(query * PANEL),
+                                    c_row: PANEL,
+                                    rows: micro.max_rows.min(n - query),
+                                    accumulate: !is_first || term > 0,
+                                });
+                            }
+                        }
+                    }
+                    (_, None) => unreachable!("operands in bf16 without products of bf16"),
+                }
+            }
+        }
+    }
+
+    /// What a query that sees nothing gets: transformers adds a huge negative number to every
+    /// score, and the softmax of equal scores is the same for all.
+    unsafe fn mean_of_values(&self, out: &Sink, token: usize) {
+        let Attention { d_kv, keys, .. } = *self.attention;
+        let first = keys.starts[self.task.row];
+        let column = keys.value_column + self.task.head * d_kv;
+        let mean: Vec<f32> = (0..d_kv)
+            .map(|i| {
+                let values =
+                    (0..self.n_keys).map(|key| f64::from(keys.values.get(first + key, column + i)));
+                (values.sum::<f64>() / self.n_keys.max(1) as f64) as f32
+            })
+            .collect();
+        // SAFETY: by the caller's word.
+        unsafe { self.write(out, token, 0, &mean) }
+    }
+
+    /// Stores columns of the task's head, which may begin anywhere.
+    unsafe fn write(&self, out: &Sink, token: usize, column: usize, values: &[f32]) {
+        let mut at = self.task.head * self.attention.d_kv + column;
+        let mut rest = values;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at((16 - at % 16).min(rest.len()));
+            // SAFETY: by the caller's word.
+            unsafe { out.store_n(token, at, now) };
+            at += now.len();
+            rest = later;
+        }
+    }
+}
+
+/// Which planes are multiplied with each other.
+fn terms(planes: usize) -> &'static [(usize, usize)] {
+    match planes {
+        2 => &[(1, 0), (0, 1), (0, 0)],
+        _ => &[(0, 0)],
+    }
+}
+
+/// Values of a row of an operand in f32.
+///
+/// # Safety
+///
+/// They exist.
+unsafe fn f32_row(x: &Operand, token: usize, column: usize, n: usize) -> &[f32] {
+    // SAFETY: by the caller's word.
+    unsafe { std::slice::from_raw_parts(x.as_f32().add(token * x.stride.row + column), n) }
+}
+
+/// Calls `each` with pieces of a row of an operand in bf16 that are adjacent in memory, and
+/// where they stand in it.
+///
+/// # Safety
+///
+/// The row's values exist.
+#[inline(always)]
+unsafe fn bf16_pieces(
+    x: &Operand,
+    plane: usize,
+    token: usize,
+    column: usize,
+    n: usize,
+    mut each: impl FnMut(usize, &[u16]),
+) {
+    let mut done = 0;
+    while done < n {
+        let at = column + done;
+        let length = (CHUNK - at % CHUNK).min(n - done);
+        // SAFETY: by the caller's word; a chunk's columns are adjacent.
+        let piece = unsafe {
+            std::slice::from_raw_parts(x.as_bf16(plane).add(x.stride.at(token, at)), length)
+        };
+        each(done, piece);
+        done += length;
+    }
+}
+
+/// Bias and mask, compiled for the instruction set that runs them.
+///
+/// # Safety
+///
+/// The instruction set is available.
+unsafe fn modify<B: ScoreBias, M: ScoreMask>(
+    isa: Isa,
+    bias: &B,
+    mask: &M,
+    at: ScoresAt,
+    full: bool,
+    scores: &mut [f32],
+) {
+    #[inline(always)]
+    fn body<B: ScoreBias, M: ScoreMask>(
+        bias: &B,
+        mask: &M,
+        at: ScoresAt,
+        full: bool,
+        scores: &mut [f32],
+    ) {
+        bias.add(at, scores);
+        if !full {
+            mask.hide(at, scores);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn avx512<B: ScoreBias, M: ScoreMask>(
+            b: &B,
+            m: &M,
+            at: ScoresAt,
+            full: bool,
+            s: &mut [f32],
+        ) {
+            body(b, m, at, full, s);
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2<B: ScoreBias, M: ScoreMask>(b: &B, m: &M, at: ScoresAt, full: bool, s: &mut [f32]) {
+            body(b, m, at, full, s);
+        }
+        // SAFETY: by the caller's word.
+        unsafe {
+            match isa {
+                Isa::Portable => body(bias, mask, at, full, scores),
+                Isa::Avx2 => avx2(bias, mask, at, full, scores),
+                Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => avx512(bias, mask, at, full, scores),
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = isa;
+        body(bias, mask, at, full, scores);
+    }
+}

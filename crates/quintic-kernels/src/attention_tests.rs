@@ -1,0 +1,490 @@
+//! Attention against plain loops in f64.
+
+use std::ops::Range;
+
+use crate::tests::{for_each_isa, noise};
+use crate::*;
+
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Split, Precision::Bf16];
+
+/// A case: heads, their width, lengths of rows.
+fn cases() -> Vec<(usize, usize, Vec<usize>)> {
+    vec![
+        (1, 1, vec![1]),
+        (2, 64, vec![1, 2, 31, 0, 32, 33]),
+        (3, 8, vec![15, 16, 17, 64]),
+        (2, 33, vec![5, 70]),
+        (1, 128, vec![65]),
+        // More than one block of keys.
+        (1, 64, vec![511, 513]),
+        (1, 16, vec![1100]),
+    ]
+}
+
+struct Packed {
+    qkv: Operand,
+    row_starts: Vec<usize>,
+    n_heads: usize,
+    d_kv: usize,
+}
+
+impl Packed {
+    fn new(
+        kernels: &Kernels,
+        precision: Precision,
+        n_heads: usize,
+        d_kv: usize,
+        lengths: &[usize],
+    ) -> Self {
+        let mut row_starts = vec![0];
+        for length in lengths {
+            row_starts.push(row_starts[row_starts.len() - 1] + length);
+        }
+        let tokens = row_starts[lengths.len()];
+        let mut qkv = kernels.operand(precision, tokens, 3 * n_heads * d_kv);
+        let mut next = noise(tokens + n_heads);
+        // Scores of a few units, as in real models.
+        let size = 2.0 / (d_kv as f32).sqrt().sqrt();
+        for token in 0..tokens {
+            for column in 0..3 * n_heads * d_kv {
+                qkv.set(token, column, size * next());
+            }
+        }
+        Packed {
+            qkv,
+            row_starts,
+            n_heads,
+            d_kv,
+        }
+    }
+
+    fn attention(&self) -> Attention<'_> {
+        let inner = self.n_heads * self.d_kv;
+        Attention {
+            n_heads: self.n_heads,
+            d_kv: self.d_kv,
+            queries: &self.qkv,
+            row_starts: &self.row_starts,
+            keys: KeysValues {
+                keys: &self.qkv,
+                key_column: inner,
+                values: &self.qkv,
+                value_column: 2 * inner,
+                starts: &self.row_starts[..self.row_starts.len() - 1],
+                ends: &self.row_starts[1..],
+            },
+            queries_are_last: false,
+        }
+    }
+
+    fn out(&self, kernels: &Kernels, precision: Precision) -> Operand {
+        kernels.operand(precision, self.qkv.tokens(), self.n_heads * self.d_kv)
+    }
+
+    /// The output of one query and head in f64, and the largest value that took part.
+    fn expected(
+        &self,
+        row: usize,
+        head: usize,
+        query: usize,
+        bias: &dyn Fn(usize, usize) -> f64,
+        seen: &dyn Fn(usize, usize) -> bool,
+    ) -> (Vec<f64>, f64) {
+        let inner = self.n_heads * self.d_kv;
+        let (first, n) = (
+            self.row_starts[row],
+            self.row_starts[row + 1] - self.row_starts[row],
+        );
+        let at = |token: usize, part: usize, i: usize| {
+            f64::from(
+                self.qkv
+                    .get(first + token, part * inner + head * self.d_kv + i),
+            )
+        };
+        let keys: Vec<usize> = (0..n).filter(|&key| seen(query, key)).collect();
+        let score = |key: usize| {
+            (0..self.d_kv)
+                .map(|i| at(query, 0, i) * at(key, 1, i))
+                .sum::<f64>()
+                + bias(query, key)
+        };
+        let (keys, weights): (Vec<usize>, Vec<f64>) = if keys.is_empty() {
+            ((0..n).collect(), vec![1.0; n])
+        } else {
+            let scores: Vec<f64> = keys.iter().map(|&key| score(key)).collect();
+            let max = scores.iter().copied().fold(f64::MIN, f64::max);
+            let weights = scores.iter().map(|score| (score - max).exp()).collect();
+            (keys, weights)
+        };
+        let total: f64 = weights.iter().sum();
+        let largest = keys
+            .iter()
+            .flat_map(|&key| (0..self.d_kv).map(move |i| (key, i)))
+            .map(|(key, i)| at(key, 2, i).abs())
+            .fold(0.0, f64::max);
+        let out = (0..self.d_kv)
+            .map(|i| {
+                keys.iter()
+                    .zip(&weights)
+                    .map(|(&key, weight)| weight * at(key, 2, i))
+                    .sum::<f64>()
+                    / total
+            })
+            .collect();
+        (out, largest)
+    }
+}
+
+/// What an output may differ from the exact one, relative to the largest value.
+///
+/// A score is a sum of `d_kv` terms, each of size at most 4/sqrt(d_kv) here, so at most
+/// 4 sqrt(d_kv) in all; its error in f32 is at most `(d_kv + 1) 2^-24` of that, and moves a
+/// weight by as much relative to itself. The weights' own rounding, `e^x` and the sums over at
+/// most 512 keys a block add 520 roundings at most. bf16 rounds weights to 2^-9 and results to
+/// 2^-9; split parts do so to 2^-17, and leave out products of small parts (2^-16 of a score).
+fn bound(kernels: &Kernels, precision: Precision, d_kv: usize) -> f64 {
+    let d = d_kv as f64;
+    let f32_error = (4.0 * d.sqrt() * (d + 1.0) + 520.0) * 2f64.powi(-24) * 2.0;
+    match kernels.form(precision) {
+        crate::operand::Form::F32 => f32_error,
+        crate::operand::Form::Split => 3.0 * f32_error + (8.0 * d.sqrt() + 2.0) * 2f64.powi(-16),
+        _ => f32_error + 3.0 * 2f64.powi(-9),
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn check<B: ScoreBias, M: ScoreMask>(
+    kernels: &Kernels,
+    precision: Precision,
+    packed: &Packed,
+    bias: &B,
+    mask: &M,
+    exact_bias: &dyn Fn(usize, usize, usize, usize) -> f64,
+    seen: &dyn Fn(usize, usize, usize) -> bool,
+) {
+    let mut out = packed.out(kernels, precision);
+    kernels.attend(&packed.attention(), bias, mask, &mut out);
+    let relative = bound(kernels, precision, packed.d_kv);
+    for row in 0..packed.row_starts.len() - 1 {
+        let (first, end) = (packed.row_starts[row], packed.row_starts[row + 1]);
+        for head in 0..packed.n_heads {
+            // All queries of short rows, some of long ones.
+            let step = if end - first > 200 { 37 } else { 1 };
+            for query in (0..end - first).step_by(step) {
+                let (expected, largest) = packed.expected(
+                    row,
+                    head,
+                    query,
+                    &|q, k| exact_bias(row, head, q, k),
+                    &|q, k| seen(row, q, k),
+                );
+                for (i, expected) in expected.into_iter().enumerate() {
+                    let found = f64::from(out.get(first + query, head * packed.d_kv + i));
+                    assert!(
+                        (found - expected).abs() <= relative * largest,
+                        "{} {precision:?} d_kv {} row {row} of {:?}, head {head}, query {query}, {i}: {found}, expected {expected}",
+                        kernels.isa(),
+                        packed.d_kv,
+                        packed.row_starts
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn relative_bias(n_heads: usize) -> RelativeBias {
+    RelativeBias::new(n_heads, 20, |head, distance| {
+        ((head as i64 * 7 + distance * 3).rem_euclid(11)) as f32 / 5.0 - 1.0
+    })
+}
+
+fn relative_value(bias: &RelativeBias, head: usize, distance: i64) -> f64 {
+    let mut score = [0.0];
+    let query = 5000usize;
+    let at = ScoresAt {
+        row: 0,
+        head,
+        query,
+        first_key: (query as i64 + distance) as usize,
+    };
+    bias.add(at, &mut score);
+    f64::from(score[0])
+}
+
+#[test]
+fn a_relative_bias_reaches_so_far_and_is_constant_beyond() {
+    let bias = RelativeBias::new(2, 3, |head, distance| (100 * head) as f32 + distance as f32);
+    for query in 0..12 {
+        for first_key in 0..12 {
+            for n in 0..14 {
+                let mut scores = vec![0.0; n];
+                bias.add(
+                    ScoresAt {
+                        row: 0,
+                        head: 1,
+                        query,
+                        first_key,
+                    },
+                    &mut scores,
+                );
+                for (i, score) in scores.into_iter().enumerate() {
+                    let distance = (first_key + i) as i64 - query as i64;
+                    assert_eq!(score, 100.0 + distance.clamp(-3, 3) as f32);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_equals_plain_loops_with_every_bias_and_mask() {
+    for_each_isa(|kernels| {
+        for precision in PRECISIONS {
+            for (n_heads, d_kv, lengths) in cases() {
+                let packed = Packed::new(kernels, precision, n_heads, d_kv, &lengths);
+                let starts = packed.row_starts.clone();
+                let tokens = packed.qkv.tokens();
+                let bias = relative_bias(n_heads);
+                let by_distance = |_: usize, head: usize, q: usize, k: usize| {
+                    relative_value(&bias, head, k as i64 - q as i64)
+                };
+                let none = |_: usize, _: usize, _: usize, _: usize| 0.0;
+                check(
+                    kernels,
+                    precision,
+                    &packed,
+                    &NoBias,
+                    &NoMask,
+                    &none,
+                    &|_, _, _| true,
+                );
+                check(
+                    kernels,
+                    precision,
+                    &packed,
+                    &bias,
+                    &NoMask,
+                    &by_distance,
+                    &|_, _, _| true,
+                );
+                check(
+                    kernels,
+                    precision,
+                    &packed,
+                    &bias,
+                    &CausalMask,
+                    &by_distance,
+                    &|_, q, k| k <= q,
+                );
+
+                // Padding on the right, on the left, holes, and a row of nothing but padding.
+                let flags: Vec<bool> = (0..tokens)
+                    .map(|token| {
+                        let row = starts
+                            .iter()
+                            .rposition(|&start| start <= token)
+                            .unwrap_or(0);
+                        let row = row.min(lengths.len() - 1);
+                        let (at, n) = (token - starts[row], lengths[row]);
+                        match row % 4 {
+                            0 => at < n.div_ceil(2),
+                            1 => at > n / 3,
+                            2 => at % 3 == 1,
+                            _ => false,
+                        }
+                    })
+                    .collect();
+                let mask = KeyMask::new(&flags, &starts);
+                check(
+                    kernels,
+                    precision,
+                    &packed,
+                    &bias,
+                    &mask,
+                    &by_distance,
+                    &|row, _, k| flags[starts[row] + k],
+                );
+
+                let positions: Vec<u32> = (0..tokens)
+                    .map(|token| (token * 3 + token % 2) as u32)
+                    .collect();
+                let by_position = PositionBias {
+                    bias: &bias,
+                    positions: &positions,
+                    row_starts: &starts,
+                };
+                let exact = |row: usize, head: usize, q: usize, k: usize| {
+                    relative_value(
+                        &bias,
+                        head,
+                        i64::from(positions[starts[row] + k])
+                            - i64::from(positions[starts[row] + q]),
+                    )
+                };
+                check(
+                    kernels,
+                    precision,
+                    &packed,
+                    &by_position,
+                    &NoMask,
+                    &exact,
+                    &|_, _, _| true,
+                );
+
+                if tokens < 300 {
+                    let sees = |q: usize, k: usize| q % 5 != 3 && (q * 7 + k * 3) % 4 != 0;
+                    let flags: Vec<bool> = lengths
+                        .iter()
+                        .flat_map(|&n| (0..n * n).map(move |i| sees(i / n, i % n)))
+                        .collect();
+                    let mask = PairMask::new(&flags, &starts);
+                    check(
+                        kernels,
+                        precision,
+                        &packed,
+                        &bias,
+                        &mask,
+                        &by_distance,
+                        &|_, q, k| sees(q, k),
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// Keys within a distance: what a user would write.
+struct Window(usize);
+
+impl ScoreMask for Window {
+    fn visible(&self, _row: usize, queries: Range<usize>, n_keys: usize) -> Range<usize> {
+        queries.start.saturating_sub(self.0)..(queries.end + self.0).min(n_keys)
+    }
+
+    fn is_full(&self, _row: usize, queries: Range<usize>, keys: Range<usize>) -> bool {
+        keys.start + self.0 + 1 >= queries.end && keys.end <= queries.start + self.0 + 1
+    }
+
+    fn hide(&self, at: ScoresAt, scores: &mut [f32]) {
+        for (i, score) in scores.iter_mut().enumerate() {
+            if (at.first_key + i).abs_diff(at.query) > self.0 {
+                *score = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sliding_window_skips_what_it_hides() {
+    for_each_isa(|kernels| {
+        for precision in PRECISIONS {
+            for window in [0, 1, 40, 700] {
+                let packed = Packed::new(kernels, precision, 1, 16, &[40, 1500]);
+                check(
+                    kernels,
+                    precision,
+                    &packed,
+                    &NoBias,
+                    &Window(window),
+                    &|_, _, _, _| 0.0,
+                    &|_, q, k| q.abs_diff(k) <= window,
+                );
+            }
+        }
+    });
+}
+
+/// A row alone, and between others, in whatever position.
+#[test]
+fn rows_do_not_depend_on_their_company() {
+    for_each_isa(|kernels| {
+        for precision in PRECISIONS {
+            let (n_heads, d_kv, n) = (2, 24, 45);
+            let inner = n_heads * d_kv;
+            let run = |before: usize, after: usize| {
+                let mut packed =
+                    Packed::new(kernels, precision, n_heads, d_kv, &[before, n, after]);
+                let mut next = noise(77);
+                for token in before..before + n {
+                    for column in 0..3 * inner {
+                        packed.qkv.set(token, column, next());
+                    }
+                }
+                let mut out = packed.out(kernels, precision);
+                kernels.attend(
+                    &packed.attention(),
+                    &relative_bias(n_heads),
+                    &NoMask,
+                    &mut out,
+                );
+                (before..before + n)
+                    .flat_map(|token| (0..inner).map(move |c| (token, c)))
+                    .map(|(t, c)| out.get(t, c))
+                    .collect::<Vec<f32>>()
+            };
+            let alone = run(0, 0);
+            for (before, after) in [(1, 0), (0, 70), (33, 600)] {
+                assert_eq!(run(before, after), alone, "{} {precision:?}", kernels.isa());
+            }
+        }
+    });
+}
+
+/// Queries at the end of longer rows of keys, as with a cache, and keys of another matrix.
+#[test]
+fn queries_may_be_the_last_of_their_keys() {
+    for_each_isa(|kernels| {
+        let precision = Precision::F32;
+        let (n_heads, d_kv) = (2, 16);
+        let inner = n_heads * d_kv;
+        let packed = Packed::new(kernels, precision, n_heads, d_kv, &[50, 9]);
+        let bias = relative_bias(n_heads);
+        let mut all = packed.out(kernels, precision);
+        kernels.attend(&packed.attention(), &bias, &CausalMask, &mut all);
+        // The last three tokens of each row by themselves.
+        let mut queries = kernels.operand(precision, 6, inner);
+        let tokens = [47, 48, 49, 56, 57, 58];
+        for (to, &from) in tokens.iter().enumerate() {
+            for column in 0..inner {
+                queries.set(to, column, packed.qkv.get(from, column));
+            }
+        }
+        let mut out = kernels.operand(precision, 6, inner);
+        let attention = Attention {
+            queries: &queries,
+            row_starts: &[0, 3, 6],
+            queries_are_last: true,
+            ..packed.attention()
+        };
+        kernels.attend(&attention, &bias, &CausalMask, &mut out);
+        for (to, &from) in tokens.iter().enumerate() {
+            for column in 0..inner {
+                assert_eq!(out.get(to, column), all.get(from, column));
+            }
+        }
+    });
+}
+
+/// Infinite and undefined scores stay undefined, and in their own row.
+#[test]
+fn nan_spreads_no_further_than_its_row() {
+    for_each_isa(|kernels| {
+        for precision in PRECISIONS {
+            let mut packed = Packed::new(kernels, precision, 1, 32, &[20, 20]);
+            packed.qkv.set(3, 40, f32::NAN);
+            let mut out = packed.out(kernels, precision);
+            kernels.attend(&packed.attention(), &NoBias, &NoMask, &mut out);
+            for token in 0..40 {
+                for column in 0..32 {
+                    assert_eq!(
+                        out.get(token, column).is_nan(),
+                        token < 20,
+                        "{} {precision:?} {token}",
+                        kernels.isa()
+                    );
+                }
+            }
+        }
+    });
+}

@@ -1,0 +1,314 @@
+//! The kernels of this machine's CPU.
+//!
+//! Weights are packed once, at load, straight from the memory map and part by part, so that
+//! never more than one matrix stands in memory twice; the pages that were read are given
+//! back. What is left of the file is the embedding table, of which a pass reads single rows.
+
+mod attention;
+mod cache;
+
+use quintic_kernels::{
+    self as kernels, Element, Isa, Kernels, Operand, PackedMatrix, Parts, Plain, Precision,
+    RelativeBias, Storage, Stream,
+};
+
+use super::choose::choose;
+use super::pool::pool;
+use super::{Attention, Backend, Buckets, Choice, Chosen, Epilogue, Pool, Weights, Widths};
+use crate::compute::{Compute, ComputeType, MatmulPrecision};
+use crate::config::Activation;
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+pub use cache::KvCache;
+
+/// A position bias: the strip of every head, for the kernels' attention.
+#[derive(Debug)]
+pub struct Bias(RelativeBias);
+
+/// The CPU backend. See the [module](self) docs.
+#[derive(Debug)]
+pub struct Cpu {
+    kernels: Kernels,
+    compute: Compute,
+    precision: Precision,
+}
+
+impl Cpu {
+    /// The backend with the best instruction set of this machine, or with the one that the
+    /// environment variable `QUINTIC_ISA` names.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if that is unknown or missing
+    /// here, or if the system refuses threads.
+    pub fn new(compute: &Compute) -> Result<Self> {
+        let isa = Isa::choose()
+            .map_err(|error| Error::unsupported(error.to_string()).at(kernels::ISA_VARIABLE))?;
+        Self::with_isa(isa, compute)
+    }
+
+    /// The backend with a given instruction set.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cpu::new`].
+    pub fn with_isa(isa: Isa, compute: &Compute) -> Result<Self> {
+        let threads = compute
+            .threads
+            .map_or_else(kernels::Pool::default_threads, usize::from);
+        let kernels =
+            Kernels::new(isa, threads).map_err(|error| Error::unsupported(error.to_string()))?;
+        let precision = match (compute.dtype, compute.matmul_precision) {
+            (ComputeType::Bf16, _) | (ComputeType::F32, MatmulPrecision::Medium) => Precision::Bf16,
+            (ComputeType::F32, MatmulPrecision::High) => Precision::Split,
+            (ComputeType::F32, MatmulPrecision::Highest) | (ComputeType::F16, _) => Precision::F32,
+        };
+        Ok(Cpu {
+            kernels,
+            compute: *compute,
+            precision,
+        })
+    }
+
+    /// How weights of these tensors are kept.
+    fn storage(&self, tensors: &[&Tensor]) -> Result<Storage> {
+        if self.compute.dtype == ComputeType::F16 {
+            for tensor in tensors {
+                check_f16(tensor)?;
+            }
+            return Ok(Storage::F16);
+        }
+        let elements: Vec<Element> = tensors.iter().map(|tensor| element(tensor)).collect();
+        let same = elements.windows(2).all(|pair| pair[0] == pair[1]);
+        let element = if same { elements[0] } else { Element::F32 };
+        Ok(self.kernels.storage(self.precision, element))
+    }
+
+    fn pack(&self, weights: &Weights, gain: Option<&[f32]>) -> Result<PackedMatrix> {
+        let (tensors, depth): (Vec<&Tensor>, usize) = match weights {
+            Weights::Stacked(parts) => (parts.iter().collect(), parts[0].shape()[1]),
+            Weights::Gated { gate, up } => (vec![gate, up], gate.shape()[1]),
+        };
+        let storage = self.storage(&tensors)?;
+        let storage = match gain {
+            // The product of a bf16 weight and a gain has more bits than bf16 keeps.
+            Some(_)
+                if self.compute.dtype == ComputeType::F32
+                    && storage == Storage::Bf16
+                    && self.precision != Precision::Bf16 =>
+            {
+                self.kernels.storage(self.precision, Element::F32)
+            }
+            _ => storage,
+        };
+        let plain: Vec<Plain<'_>> = tensors.iter().map(|tensor| plain(tensor)).collect();
+        let parts = match weights {
+            Weights::Stacked(_) => Parts::Stacked(&plain),
+            Weights::Gated { .. } => Parts::Gated {
+                gate: plain[0],
+                up: plain[1],
+            },
+        };
+        let packed = self.kernels.pack(parts, depth, storage, gain);
+        for tensor in tensors {
+            tensor.release();
+        }
+        Ok(packed)
+    }
+}
+
+fn element(tensor: &Tensor) -> Element {
+    match tensor.dtype() {
+        DType::F32 => Element::F32,
+        DType::F16 => Element::F16,
+        DType::BF16 => Element::Bf16,
+        other => panic!("a weight of type {other}"),
+    }
+}
+
+fn plain(tensor: &Tensor) -> Plain<'_> {
+    Plain {
+        element: element(tensor),
+        bytes: tensor.bytes(),
+        rows: tensor.shape()[0],
+    }
+}
+
+/// Refuses weights that would become infinite.
+fn check_f16(tensor: &Tensor) -> Result<()> {
+    if tensor.dtype() == DType::F16 {
+        return Ok(());
+    }
+    let columns = tensor.shape()[1];
+    let mut row = vec![0.0f32; columns];
+    for first in (0..tensor.n_elements()).step_by(columns.max(1)) {
+        tensor.read_f32(first, &mut row);
+        for &value in &row {
+            if value.is_finite() && half::f16::from_f32(value).is_infinite() {
+                return Err(Error::unsupported(format!(
+                    "a weight is {value}, which f16 cannot hold (up to 65504)"
+                ))
+                .at(format!("tensor `{}`", tensor.name()))
+                .hint("compute in bf16 or f32"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn activation(activation: Activation) -> kernels::Activation {
+    match activation {
+        Activation::Relu => kernels::Activation::Relu,
+        Activation::GeluTanh => kernels::Activation::GeluTanh,
+        Activation::GeluErf => kernels::Activation::GeluErf,
+        Activation::QuickGelu => kernels::Activation::QuickGelu,
+        Activation::Silu => kernels::Activation::Silu,
+        Activation::Tanh => kernels::Activation::Tanh,
+        Activation::Sigmoid => kernels::Activation::Sigmoid,
+        Activation::Linear => kernels::Activation::Linear,
+    }
+}
+
+impl Backend for Cpu {
+    type Table = Tensor;
+    type Gain = Vec<f32>;
+    type Matrix = PackedMatrix;
+    type Bias = Bias;
+    type Stream = Stream;
+    type Operand = Operand;
+    type KvCache = KvCache;
+    type Logits = Stream;
+
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn isa(&self) -> Option<&'static str> {
+        Some(self.kernels.isa().name())
+    }
+
+    fn threads(&self) -> usize {
+        self.kernels.pool().threads()
+    }
+
+    fn bytes_per_token(&self, widths: &Widths) -> u64 {
+        let operands = widths.d_model + 4 * widths.inner + widths.d_ff;
+        let streams = 3 * widths.d_model * size_of::<f32>();
+        (self
+            .kernels
+            .operand_bytes_per_token(self.precision, operands)
+            + streams) as u64
+    }
+
+    fn folds_gains(&self) -> bool {
+        self.compute.fold_norm_gains
+    }
+
+    fn prepare_table(&self, table: Tensor) -> Result<Tensor> {
+        Ok(table)
+    }
+
+    fn prepare_gain(&self, gain: Tensor) -> Result<Vec<f32>> {
+        Ok(gain.to_f32())
+    }
+
+    fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<PackedMatrix> {
+        let gain = gain.map(|gain| gain.to_f32());
+        self.pack(&weights, gain.as_deref())
+    }
+
+    fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Bias> {
+        let n_heads = table.shape()[1];
+        let values = table.to_f32();
+        Ok(Bias(RelativeBias::new(
+            n_heads,
+            buckets.reach(),
+            |head, distance| values[buckets.of(distance) * n_heads + head],
+        )))
+    }
+
+    fn operand(&self, tokens: usize, columns: usize) -> Operand {
+        self.kernels.operand(self.precision, tokens, columns)
+    }
+
+    fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> KvCache {
+        KvCache::new(rows, n_heads * d_kv)
+    }
+
+    fn embed(&self, table: &Tensor, ids: &[u32]) -> Stream {
+        let d_model = table.shape()[1];
+        let mut out = Stream::zeroed(ids.len(), d_model);
+        for (&id, out) in ids.iter().zip(out.values_mut().chunks_exact_mut(d_model)) {
+            table.read_f32(id as usize * d_model, out);
+        }
+        out
+    }
+
+    fn rms_norm(&self, x: &Stream, gain: Option<&Vec<f32>>, eps: f64, out: &mut Operand) {
+        self.kernels
+            .rms_norm(x, gain.map(Vec::as_slice), eps as f32, out);
+    }
+
+    fn rms_norm_last(&self, x: &Stream, gain: &Vec<f32>, eps: f64) -> Stream {
+        self.kernels.rms_norm_f32(x, gain, eps as f32)
+    }
+
+    fn linear(&self, x: &Operand, w: &PackedMatrix, epilogue: Epilogue<'_, Self>) {
+        let epilogue = match epilogue {
+            Epilogue::Store(out) => kernels::Epilogue::Store(out),
+            Epilogue::Add(out) => kernels::Epilogue::Add(out),
+            Epilogue::Activate(act, out) => kernels::Epilogue::Activate(activation(act), out),
+            Epilogue::Gate(act, out) => kernels::Epilogue::Gate(activation(act), out),
+        };
+        self.kernels.linear(x, w, epilogue);
+    }
+
+    fn attend(&self, attention: &Attention<'_, Self>, out: &mut Operand) {
+        attention::attend(&self.kernels, attention, out);
+    }
+
+    fn append_kv(
+        &self,
+        cache: &mut KvCache,
+        kv: &Operand,
+        first_column: usize,
+        row_starts: &[usize],
+    ) {
+        let new = |tokens, columns| self.operand(tokens, columns);
+        cache.append(kv, first_column, row_starts, new);
+    }
+
+    fn logits(&self, x: &Stream, head: &PackedMatrix, scale: f32) -> Stream {
+        // In the form that the head was packed for.
+        let mut operand = self.operand(x.tokens(), x.columns());
+        for token in 0..x.tokens() {
+            for column in 0..x.columns() {
+                operand.set(token, column, x.values()[token * x.columns() + column]);
+            }
+        }
+        let mut out = Stream::zeroed(x.tokens(), head.shape().columns);
+        self.kernels
+            .linear(&operand, head, kernels::Epilogue::Scale(scale, &mut out));
+        out
+    }
+
+    fn choose(&self, logits: &Stream, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
+        choose(logits.values(), logits.columns(), choice)
+    }
+
+    fn pool(&self, x: &Stream, row_starts: &[usize], how: Pool) -> Vec<f32> {
+        pool(x.values(), x.columns(), row_starts, how)
+    }
+
+    fn read_stream(&self, x: &Stream) -> Vec<f32> {
+        x.values().to_vec()
+    }
+
+    fn read_logits(&self, logits: &Stream) -> Vec<f32> {
+        logits.values().to_vec()
+    }
+}
+
+#[cfg(test)]
+mod tests;
