@@ -11,7 +11,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::config::{Family, T5Config};
 use crate::model::TakeTensor;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{ByteOwner, DType, Tensor};
 use crate::{Error, Result};
 
 /// Shapes by name: d_model, d_ff, layers, heads. Heads are 64 wide.
@@ -157,7 +157,7 @@ impl TakeTensor for SyntheticWeights {
         }
         let n_values = shape.iter().product();
         let draw = Draw::new(name, self.moments(name));
-        let owner: Arc<dyn crate::ByteOwner> = match self.dtype {
+        let owner: Arc<dyn ByteOwner> = match self.dtype {
             DType::F16 => Arc::new(Values(filled(n_values, |from, out: &mut [u16]| {
                 draw.in_blocks(from, out, |values, out| {
                     let mut rounded = [half::f16::ZERO; BLOCK];
@@ -196,8 +196,8 @@ fn missing(name: &str) -> Error {
 /// Bits of values, little-endian.
 struct Values<T>(Vec<T>);
 
-impl<T: bytemuck::NoUninit> AsRef<[u8]> for Values<T> {
-    fn as_ref(&self) -> &[u8] {
+impl<T: bytemuck::NoUninit + Send + Sync> ByteOwner for Values<T> {
+    fn bytes(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
     }
 }

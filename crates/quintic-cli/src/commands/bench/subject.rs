@@ -5,8 +5,8 @@ use quintic::config::T5Config;
 use quintic::model::TakeTensor;
 use quintic::synthetic::{self, SyntheticWeights};
 use quintic::{
-    BackendKind, Compute, ComputeType, DType, Error, MatmulPrecision, Result, Tensor, TextEncoder,
-    config_of,
+    BackendKind, Compute, ComputeType, DType, Error, ErrorKind, MatmulPrecision, Result, Tensor,
+    TextEncoder, config_of,
 };
 
 use crate::args::{BenchArgs, TokenizerKind};
@@ -61,15 +61,7 @@ impl Subject {
                 "`--stored` is for synthetic shapes, a model's files have their own type",
             ));
         }
-        let checkpoint = model::open(shape, files).map_err(|e| {
-            let known: Vec<_> = synthetic::shapes().collect();
-            let known = format!("synthetic shapes are {}", known.join(", "));
-            let hint = match e.hint_text() {
-                Some(hint) => format!("{known}; for a model, {hint}"),
-                None => format!("{known}; anything else is a model"),
-            };
-            e.hint(hint)
-        })?;
+        let checkpoint = model::open(shape, files).map_err(no_such_shape)?;
         let config = config_of(&checkpoint)?;
         Ok(Subject::Files(Box::new(checkpoint), config))
     }
@@ -153,6 +145,24 @@ impl Subject {
                 Ok(loaded)
             }
         }
+    }
+}
+
+/// What is not found as a model may be a misspelt shape.
+fn no_such_shape(error: Error) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return error;
+    }
+    let known: Vec<_> = synthetic::shapes().collect();
+    let known = format!("synthetic shapes are {}", known.join(", "));
+    let hint = match error.hint_text() {
+        Some(hint) => format!("{known}; for a model, {hint}"),
+        None => format!("{known}; anything else is a model"),
+    };
+    let message = Error::new(error.kind(), error.message());
+    match error.place() {
+        Some(place) => message.at(place).hint(hint),
+        None => message.hint(hint),
     }
 }
 
