@@ -163,7 +163,17 @@ fn a_model_from_files() {
     assert_eq!(report["tokens"], 4);
     assert!(report.get("stored").is_none());
     // `*+,` in bytes, each three higher, and the end.
-    run(&["encode", "--model", &folder, "*+,", "-o", &theirs]).good();
+    run(&[
+        "encode",
+        "--backend",
+        "reference",
+        "--model",
+        &folder,
+        "*+,",
+        "-o",
+        &theirs,
+    ])
+    .good();
     assert_eq!(
         std::fs::read(&ours).unwrap(),
         std::fs::read(&theirs).unwrap()
@@ -201,6 +211,8 @@ fn the_padded_shape_of_ids_is_kept() {
     let theirs = model.path("encode.npy");
     run(&[
         "encode",
+        "--backend",
+        "reference",
         "--model",
         &folder,
         "--input-ids",
