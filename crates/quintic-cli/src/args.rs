@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// Compare the tensors of two safetensors files.
     Compare(CompareArgs),
+    /// Measure a model's speed, or what this machine can do at most.
+    Bench(Box<BenchArgs>),
 }
 
 /// Which model, and which of its files.
@@ -245,9 +247,13 @@ impl From<OutputDType> for DType {
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
     /// Model folder, diffusers folder, weight file, or repository id in the local cache.
-    pub(crate) model: String,
+    #[arg(required_unless_present = "machine")]
+    pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) files: FileArgs,
+    /// Say what this machine has: instruction sets and the one in use, cores, caches, memory.
+    #[arg(long)]
+    pub(crate) machine: bool,
     /// Also list every tensor.
     #[arg(long)]
     pub(crate) tensors: bool,
@@ -299,6 +305,71 @@ pub(crate) struct CompareArgs {
     /// Exit with code 1 if any absolute difference is above this, or NaN.
     #[arg(long, value_name = "X")]
     pub(crate) max: Option<f64>,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("work").required(true).multiple(false)
+    .args(["tokens", "lengths", "input_ids", "ids_json", "machine"]))]
+pub(crate) struct BenchArgs {
+    /// A synthetic model of a published shape (`v1_1-xl`, `umt5-xxl`, `t5-base`, `tiny`, ...), or
+    /// a model as `encode --model` takes it.
+    #[arg(
+        long,
+        value_name = "SHAPE|DIR|FILE|ID",
+        required_unless_present = "machine",
+        conflicts_with = "machine"
+    )]
+    pub(crate) shape: Option<String>,
+    #[command(flatten)]
+    pub(crate) files: FileArgs,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    /// Type that a synthetic model's weights are stored in, if not `--dtype`.
+    #[arg(long, value_parser = ["f32", "bf16", "f16"])]
+    pub(crate) stored: Option<String>,
+    /// Use the first N layers only, for a quick look.
+    #[arg(long, value_name = "N")]
+    pub(crate) layers: Option<NonZeroUsize>,
+    /// Rows of a batch; by default 1, or 32 with `--lengths lognormal`.
+    #[arg(long, value_name = "N", conflicts_with_all = ["input_ids", "ids_json"])]
+    pub(crate) rows: Option<NonZeroUsize>,
+    /// Tokens of every row.
+    #[arg(long, value_name = "N")]
+    pub(crate) tokens: Option<NonZeroUsize>,
+    /// Tokens of each row, such as `5,31,8`; or `lognormal`, lengths as captions have them.
+    #[arg(long, value_name = "lognormal|L1,L2,..")]
+    pub(crate) lengths: Option<String>,
+    /// safetensors file of ids and masks, as for `encode`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input_ids: Option<PathBuf>,
+    /// JSON file of ids: a list of rows, each a list of numbers.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ids_json: Option<PathBuf>,
+    /// Timed runs; by default as many as fit into 3 seconds, but 5 at least and 50 at most.
+    #[arg(long, value_name = "N", conflicts_with = "serve")]
+    pub(crate) runs: Option<NonZeroUsize>,
+    /// Runs before the first timed one.
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub(crate) warmup: NonZeroUsize,
+    /// Write the result of the last warm-up run: f32, [tokens, d_model], or [rows, len, d_model]
+    /// with `--input-ids`.
+    #[arg(long, value_name = "FILE.npy", conflicts_with = "machine")]
+    pub(crate) save_output: Option<PathBuf>,
+    /// Do not measure the machine's limits; what is a share of them is left out.
+    #[arg(long)]
+    pub(crate) skip_limits: bool,
+    /// MiB of memory that reading is measured with, at most a quarter of what is free.
+    #[arg(long, value_name = "N", default_value = "2048")]
+    pub(crate) read_mib: NonZeroUsize,
+    /// Time one run for each line `run` on standard input, until `quit`.
+    #[arg(long, conflicts_with_all = ["machine", "json"])]
+    pub(crate) serve: bool,
+    /// Measure this machine: arithmetic in registers, reading of memory.
+    #[arg(long)]
+    pub(crate) machine: bool,
     /// Print a JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -5,6 +5,7 @@ mod batches;
 mod commands;
 mod exit;
 mod job;
+mod machine;
 mod memory;
 mod model;
 mod pooling;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => commands::tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => commands::compare::run(args),
+        Command::Bench(args) => commands::bench::run(args),
     };
     exit::report(result)
 }

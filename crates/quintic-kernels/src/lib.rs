@@ -5,7 +5,8 @@
 //!
 //! `micro` has the innermost products' contract, one file for each instruction set fulfils it;
 //! `product` and `attention` block and distribute them; `rowwise` is everything else, written
-//! once and compiled for each instruction set; `pool` has the threads.
+//! once and compiled for each instruction set; `pool` has the threads. `machine` measures what
+//! the machine can do at most.
 
 mod activation;
 mod attention;
@@ -13,6 +14,7 @@ mod attention;
 mod attention_tests;
 mod isa;
 mod kernels;
+pub mod machine;
 mod math;
 mod memory;
 mod micro;

@@ -48,6 +48,7 @@ pub mod model;
 pub mod output;
 pub mod preset;
 pub mod sentence;
+pub mod synthetic;
 mod tensor;
 mod text_encoder;
 pub mod tokenizer;

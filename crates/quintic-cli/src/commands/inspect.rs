@@ -8,18 +8,32 @@ use quintic::{BackendKind, Compute, Error, Result, TextEncoder, config_of};
 use serde_json::{Map, Value, json};
 
 use crate::args::{FileArgs, InspectArgs};
-use crate::model;
 use crate::show::{aligned, size, thousands};
 use crate::sink::print;
+use crate::{machine, model};
 
 /// Shows the report; an encoder that does not load is an error after it.
 pub(crate) fn run(args: &InspectArgs) -> Result<()> {
-    let checkpoint = model::open(&args.model, &args.files)?;
-    let (report, loaded) = report(&checkpoint, args)?;
-    if args.json {
-        print(&Value::Object(report))?;
-    } else {
-        print(&for_people(&report))?;
+    let machine = args.machine.then(machine::report).transpose()?;
+    if let (Some(machine), false) = (&machine, args.json) {
+        print(&for_people(machine))?;
+    }
+    let Some(model) = &args.model else {
+        return match machine {
+            Some(machine) if args.json => print(&json!({ "machine": machine })),
+            _ => Ok(()),
+        };
+    };
+    let checkpoint = model::open(model, &args.files)?;
+    let (mut report, loaded) = report(&checkpoint, args)?;
+    match (machine, args.json) {
+        (Some(machine), true) => {
+            report.insert("machine".to_owned(), Value::Object(machine));
+            print(&Value::Object(report))?;
+        }
+        (None, true) => print(&Value::Object(report))?,
+        (Some(_), false) => print(&format!("\n{}", for_people(&report)))?,
+        (None, false) => print(&for_people(&report))?,
     }
     loaded
 }

@@ -25,7 +25,7 @@ fn the_commands_are_listed() {
 
 #[test]
 fn every_option_has_a_line() {
-    for command in ["encode", "inspect", "tokenize", "compare"] {
+    for command in ["encode", "inspect", "tokenize", "compare", "bench"] {
         let help = run(&[command, "-h"]).good().out;
         let lines: Vec<&str> = help.lines().collect();
         for pair in lines

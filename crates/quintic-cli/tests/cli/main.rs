@@ -1,6 +1,7 @@
 //! The `quintic` command from outside: arguments in, exit code, text and files out.
 #![allow(clippy::unwrap_used, reason = "a failing unwrap here is the report")]
 
+mod bench;
 mod compare;
 mod encode;
 mod encode_ids;

@@ -41,21 +41,20 @@ pub struct Encoded<B: Backend> {
 }
 
 impl<B: Backend> Encoder<B> {
-    /// Takes the encoder's tensors from `source` and prepares them for `backend`.
+    /// Takes the encoder's tensors from `source` and prepares them for `backend`, layer by
+    /// layer: no more than one layer is held in both forms.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if tensors are missing or do
     /// not fit the config, and whatever the backend reports.
     pub fn load(backend: B, config: T5Config, source: &mut dyn TakeTensor) -> Result<Self> {
-        let weights = EncoderWeights::take(source, &config)?;
-        let embedding = backend.prepare_table(weights.embedding)?;
-        let layers = weights
-            .layers
-            .into_iter()
-            .map(|layer| Layer::prepare(&backend, &config, layer))
+        let weights = EncoderWeights::check(source, &config)?;
+        let embedding = backend.prepare_table(weights.take_embedding(source)?)?;
+        let layers = (0..config.num_layers)
+            .map(|layer| Layer::prepare(&backend, &config, weights.take_layer(source, layer)?))
             .collect::<Result<_>>()?;
-        let final_norm = backend.prepare_gain(weights.final_norm)?;
+        let final_norm = backend.prepare_gain(weights.take_final_norm(source)?)?;
         Ok(Encoder {
             backend,
             config,

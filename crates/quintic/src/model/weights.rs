@@ -67,15 +67,16 @@ pub struct LayerWeights<T = Tensor> {
     pub feed_forward_out: T,
 }
 
-/// The tensors of an encoder.
-#[derive(Debug)]
+/// Where the tensors of an encoder are, after [`EncoderWeights::check`] has found all of them.
+///
+/// They are taken one after another: a source that makes or reads a tensor when it is asked
+/// need not hold the whole model beside what the backend makes of it.
+#[derive(Clone, Debug)]
 pub struct EncoderWeights {
-    /// Embedding table, `[vocab_size, d_model]`.
-    pub embedding: Tensor,
-    /// Layers, first to last.
-    pub layers: Vec<LayerWeights>,
-    /// Gain of the last norm, `[d_model]`.
-    pub final_norm: Tensor,
+    config: T5Config,
+    /// Name of the embedding table, `[vocab_size, d_model]`.
+    embedding: &'static str,
+    per_layer_bias: bool,
 }
 
 /// Names under which checkpoints keep the embedding table. Most have several of them, all
@@ -86,51 +87,78 @@ const EMBEDDING_NAMES: [&str; 3] = [
     "decoder.embed_tokens.weight",
 ];
 
+/// Gain of the last norm, `[d_model]`.
+const FINAL_NORM: &str = "encoder.final_layer_norm.weight";
+
 impl EncoderWeights {
-    /// Takes every tensor of the encoder that `config` describes.
+    /// Finds every tensor of the encoder that `config` describes.
     ///
     /// # Errors
     ///
-    /// As [`TakeTensor::require`] and [`TakeTensor::take`]; also if the config and the
-    /// tensors contradict each other on the gate or on which layers have a position bias.
-    pub fn take(source: &mut dyn TakeTensor, config: &T5Config) -> Result<Self> {
+    /// As [`TakeTensor::require`]; also if the config and the tensors contradict each other
+    /// on the gate or on which layers have a position bias.
+    pub fn check(source: &mut dyn TakeTensor, config: &T5Config) -> Result<Self> {
         check_gate(source, config)?;
-        let per_layer_bias = per_layer_bias(source, config)?;
-        let embedding = EMBEDDING_NAMES
-            .into_iter()
-            .find(|name| source.contains(name))
-            .unwrap_or(EMBEDDING_NAMES[0]);
-        let embedding = (
-            embedding.to_owned(),
-            vec![config.vocab_size, config.d_model],
-        );
-        let final_norm = (
-            "encoder.final_layer_norm.weight".to_owned(),
-            vec![config.d_model],
-        );
-
-        let has_bias = |layer| per_layer_bias || layer == 0;
-        let mut wanted = vec![embedding.clone(), final_norm.clone()];
+        let weights = EncoderWeights {
+            per_layer_bias: per_layer_bias(source, config)?,
+            embedding: EMBEDDING_NAMES
+                .into_iter()
+                .find(|name| source.contains(name))
+                .unwrap_or(EMBEDDING_NAMES[0]),
+            config: config.clone(),
+        };
+        let mut wanted = vec![
+            (weights.embedding.to_owned(), weights.embedding_shape()),
+            (FINAL_NORM.to_owned(), vec![config.d_model]),
+        ];
         for layer in 0..config.num_layers {
-            LayerWeights::visit(config, layer, has_bias(layer), &mut |name, shape| {
+            weights.visit(layer, &mut |name, shape| {
                 wanted.push((name, shape));
                 Ok(())
             })?;
         }
         source.require(&wanted)?;
+        Ok(weights)
+    }
 
-        let layers = (0..config.num_layers)
-            .map(|layer| {
-                LayerWeights::visit(config, layer, has_bias(layer), &mut |name, shape| {
-                    source.take(&name, &shape)
-                })
-            })
-            .collect::<Result<_>>()?;
-        Ok(EncoderWeights {
-            layers,
-            embedding: source.take(&embedding.0, &embedding.1)?,
-            final_norm: source.take(&final_norm.0, &final_norm.1)?,
-        })
+    /// The embedding table, `[vocab_size, d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// This and the two methods below: as [`TakeTensor::take`].
+    pub fn take_embedding(&self, source: &mut dyn TakeTensor) -> Result<Tensor> {
+        source.take(self.embedding, &self.embedding_shape())
+    }
+
+    /// The tensors of one layer.
+    ///
+    /// # Errors
+    ///
+    /// As [`EncoderWeights::take_embedding`].
+    pub fn take_layer(&self, source: &mut dyn TakeTensor, layer: usize) -> Result<LayerWeights> {
+        self.visit(layer, &mut |name, shape| source.take(&name, &shape))
+    }
+
+    /// The gain of the last norm, `[d_model]`.
+    ///
+    /// # Errors
+    ///
+    /// As [`EncoderWeights::take_embedding`].
+    pub fn take_final_norm(&self, source: &mut dyn TakeTensor) -> Result<Tensor> {
+        source.take(FINAL_NORM, &[self.config.d_model])
+    }
+
+    fn embedding_shape(&self) -> Vec<usize> {
+        vec![self.config.vocab_size, self.config.d_model]
+    }
+
+    fn visit<T>(
+        &self,
+        layer: usize,
+        get: &mut dyn FnMut(String, Vec<usize>) -> Result<T>,
+    ) -> Result<LayerWeights<T>> {
+        let has_bias = self.per_layer_bias || layer == 0;
+        LayerWeights::visit(&self.config, layer, has_bias, get)
     }
 
     /// Whether a tensor that an encoder did not take belongs to the rest of a known model:

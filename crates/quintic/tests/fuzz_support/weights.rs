@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use quintic::Result;
 use quintic::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
 use quintic::config::T5Config;
 use quintic::fuzzing::{open_safetensors, open_sharded};
@@ -101,8 +102,17 @@ fn everything(checkpoint: &Checkpoint) {
     };
     if let Ok(config) = T5Config::from_inferred(&shape) {
         let mut source = TensorSource::new(checkpoint, "the tensors");
-        if EncoderWeights::take(&mut source, &config).is_ok() {
+        if take_all(&mut source, &config).is_ok() {
             let _ = source.finish(EncoderWeights::belongs_to_the_rest);
         }
     }
+}
+
+fn take_all(source: &mut TensorSource<'_>, config: &T5Config) -> Result<()> {
+    let weights = EncoderWeights::check(source, config)?;
+    weights.take_embedding(source)?;
+    for layer in 0..config.num_layers {
+        weights.take_layer(source, layer)?;
+    }
+    weights.take_final_norm(source).map(|_| ())
 }

@@ -1,0 +1,165 @@
+//! What one run computes.
+
+use std::path::Path;
+
+use quintic::batch::{Layout, PackedBatch, PadRows};
+use quintic::config::T5Config;
+use quintic::synthetic;
+use quintic::{Error, Result};
+
+use crate::args::BenchArgs;
+use crate::batches;
+
+/// Lengths of 32 captions, drawn once from a log-normal distribution with median 24 and sigma
+/// 1, cut to 4 to 512 tokens: 1,298 tokens. Other numbers of rows repeat or cut the list.
+const LOGNORMAL: [usize; 32] = [
+    87, 102, 26, 11, 8, 25, 9, 6, 29, 27, 41, 10, 24, 22, 5, 41, 33, 262, 29, 21, 82, 29, 60, 17,
+    30, 67, 48, 27, 8, 37, 26, 49,
+];
+
+/// Tokens in a batch; more is a mistake that memory would answer.
+const MAX_TOKENS: usize = 1 << 24;
+
+pub(super) struct Workload {
+    pub(super) batch: PackedBatch,
+    /// The padded shape that ids came in: rows, positions, and where results go.
+    pub(super) padded: Option<(usize, usize, Layout)>,
+}
+
+impl Workload {
+    pub(super) fn of(args: &BenchArgs, vocab_size: usize) -> Result<Self> {
+        if let Some(path) = &args.input_ids {
+            let ids = batches::read(path)?;
+            let (batch, layout) = ids.pack(PadRows::Zero, vocab_size)?;
+            return Workload {
+                batch,
+                padded: Some((ids.rows(), ids.len(), layout)),
+            }
+            .checked();
+        }
+        let rows = match &args.ids_json {
+            Some(path) => rows_of_json(path)?,
+            None => synthetic::token_rows(&lengths(args)?, vocab_size),
+        };
+        Workload {
+            batch: PackedBatch::from_rows(&rows, vocab_size)?,
+            padded: None,
+        }
+        .checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        match self.batch.n_tokens() {
+            0 => Err(Error::input("there are no tokens, expected one at least")),
+            _ => Ok(self),
+        }
+    }
+
+    /// Rows, tokens of each of them.
+    pub(super) fn lengths(&self) -> Vec<usize> {
+        let starts = self.batch.row_starts();
+        starts.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    /// Multiplications and additions of one pass, of real tokens alone: every parameter of a
+    /// product once a token, and the two products of attention.
+    pub(super) fn flops(&self, config: &T5Config) -> f64 {
+        let (d_model, d_ff) = (config.d_model as f64, config.d_ff as f64);
+        let (inner, layers) = (config.inner_dim() as f64, config.num_layers as f64);
+        let n_ff = if config.feed_forward.gated { 3.0 } else { 2.0 };
+        let per_token = 2.0 * layers * d_model * (4.0 * inner + n_ff * d_ff);
+        self.lengths()
+            .into_iter()
+            .map(|len| len as f64)
+            .map(|len| len * per_token + layers * 4.0 * len * len * inner)
+            .sum()
+    }
+}
+
+/// Lengths of all rows that the arguments ask for.
+fn lengths(args: &BenchArgs) -> Result<Vec<usize>> {
+    let rows = args.rows.map(usize::from);
+    let n_rows = rows.unwrap_or(match args.lengths.as_deref() {
+        Some("lognormal") => LOGNORMAL.len(),
+        _ => 1,
+    });
+    if n_rows > MAX_TOKENS {
+        return Err(too_many());
+    }
+    let lengths: Vec<usize> = match (&args.lengths, args.tokens) {
+        (Some(name), _) if name == "lognormal" => {
+            LOGNORMAL.into_iter().cycle().take(n_rows).collect()
+        }
+        (Some(list), _) => {
+            if rows.is_some() {
+                return Err(Error::input(
+                    "`--rows` and a list of `--lengths` both say how many rows there are",
+                ));
+            }
+            list.split(',').map(length).collect::<Result<_>>()?
+        }
+        (None, Some(tokens)) => vec![tokens.get(); n_rows],
+        (None, None) => Vec::new(),
+    };
+    let total = lengths
+        .iter()
+        .try_fold(0usize, |sum, &length| sum.checked_add(length));
+    match total {
+        Some(tokens) if tokens <= MAX_TOKENS => Ok(lengths),
+        _ => Err(too_many()),
+    }
+}
+
+fn length(text: &str) -> Result<usize> {
+    match text.trim().parse() {
+        Ok(length) if length > 0 => Ok(length),
+        _ => Err(Error::input(format!(
+            "found `{text}` in `--lengths`, expected `lognormal` or positive numbers such as `5,31,8`"
+        ))),
+    }
+}
+
+fn too_many() -> Error {
+    Error::input(format!(
+        "more than {MAX_TOKENS} tokens in a batch are too many"
+    ))
+}
+
+fn rows_of_json(path: &Path) -> Result<Vec<Vec<u32>>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, "read", e))?;
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Error::input(format!("not a list of rows, each a list of token ids: {e}"))
+            .at(path.display())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caption_lengths() {
+        assert_eq!(LOGNORMAL.iter().sum::<usize>(), 1298);
+        assert_eq!(LOGNORMAL.iter().max(), Some(&262));
+    }
+
+    #[test]
+    fn flops_count_real_tokens_and_attention_inside_rows() {
+        let config = synthetic::config("v1_1-base").unwrap();
+        let of = |lengths: &[usize]| {
+            let rows = synthetic::token_rows(lengths, config.vocab_size);
+            Workload {
+                batch: PackedBatch::from_rows(&rows, config.vocab_size).unwrap(),
+                padded: None,
+            }
+            .flops(&config)
+        };
+        // 84.9 M parameters of products; 12 layers of 768 wide attention.
+        let per_token = 2.0 * 12.0 * (4 * 768 * 768 + 3 * 768 * 2048) as f64;
+        assert_eq!(
+            of(&[512]),
+            512.0 * per_token + 12.0 * 4.0 * 512.0 * 512.0 * 768.0
+        );
+        assert_eq!(of(&[3, 5]), of(&[3]) + of(&[5]));
+    }
+}
