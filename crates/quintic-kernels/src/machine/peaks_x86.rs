@@ -15,15 +15,24 @@ const SUMS: usize = 12;
 pub(super) fn busy_loop(unit: Unit) -> Option<Loop> {
     let (available, busy): (bool, Loop) = match unit {
         Unit::PortableF32 => (true, sse2_f32),
-        // SAFETY, here and below: a loop is returned only where its features were detected.
-        Unit::Avx2F32 => (Isa::Avx2.is_available(), |n| unsafe { avx2_f32(n) }),
-        Unit::Avx512F32 => (Isa::Avx512.is_available(), |n| unsafe { avx512_f32(n) }),
-        Unit::Avx512Bf16 => (Isa::Avx512Bf16.is_available(), |n| unsafe {
-            avx512_bf16(n)
+        Unit::Avx2F32 => (Isa::Avx2.is_available(), |n| {
+            // SAFETY: returned only where its features were detected.
+            unsafe { avx2_f32(n) }
+        }),
+        Unit::Avx512F32 => (Isa::Avx512.is_available(), |n| {
+            // SAFETY: returned only where its features were detected.
+            unsafe { avx512_f32(n) }
+        }),
+        Unit::Avx512Bf16 => (Isa::Avx512Bf16.is_available(), |n| {
+            // SAFETY: returned only where its features were detected.
+            unsafe { avx512_bf16(n) }
         }),
         Unit::Avx512Vnni => (
             Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni"),
-            |n| unsafe { avx512_vnni(n) },
+            |n| {
+                // SAFETY: returned only where its features were detected.
+                unsafe { avx512_vnni(n) }
+            },
         ),
     };
     available.then_some(busy)
