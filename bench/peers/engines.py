@@ -174,6 +174,13 @@ LIMITS = {
         "MKL_ENABLE_INSTRUCTIONS": "AVX512",
         "CT2_FORCE_CPU_ISA": "AVX512",
     },
+    "avx512bf16": {
+        "QUINTIC_ISA": "avx512bf16",
+        "ATEN_CPU_CAPABILITY": "avx512",
+        "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+        "CT2_FORCE_CPU_ISA": "AVX512",
+    },
 }
 UNLIMITED_PROGRAMS = ("onnxruntime", "candle")
 

@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -80,6 +81,7 @@ class Session:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.ids = self.scratch / "ids.json"
         self.ids.write_text(json.dumps(workload.ids()))
+        self.processes: list[Any] = []
 
     def truth(self, engine: Engine) -> Any:
         """The float64 output that the engine is compared with."""
@@ -121,6 +123,7 @@ class Session:
                 environment(engine, self.options.threads, self.options.isa),
                 self.scratch / f"{name}.log",
             )
+            self.processes.append(process)
             ready = process.wait_ready(READY_TIMEOUT_S)
             process.pause()
             row["load_s"], row["first_s"] = ready.get("load"), ready.get("first")
@@ -131,7 +134,7 @@ class Session:
             found = distance_of_file(output, self.truth(engine), self.workload.lengths)
             row["relative_rms"], row["largest"] = found.relative_rms, found.largest
             row["is_off"] = not found.relative_rms <= BOUNDS[engine.accuracy or engine.dtype]
-        except ValueError as error:
+        except (ValueError, OSError, EOFError) as error:
             row["off"], row["is_off"] = str(error), True
         output.unlink(missing_ok=True)
         return Turn(engine, process, row)
@@ -150,9 +153,9 @@ class Session:
             for turn in turns:
                 self.finish(turn)
         finally:
-            for turn in turns:
-                if turn.process is not None:
-                    turn.process.kill()
+            for process in self.processes:
+                process.kill()
+            self.processes.clear()
         return [turn.row for turn in turns]
 
     def take(self, turn: Turn) -> None:
@@ -234,6 +237,8 @@ def main() -> None:
     """Prepares everything first, so that nothing is written or compiled while engines are timed."""
     options = arguments()
     setup_env.enter_venv()
+    # Ends by an exception, so that no engine is left behind, stopped and large.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     from report import read_rows, report
 
     chosen: dict[str, list[Engine]] = {}
