@@ -233,12 +233,18 @@ def arguments() -> argparse.Namespace:
     return options
 
 
+def end(*_: Any) -> None:
+    """Ends by an exception, so that no engine is left behind, stopped and large."""
+    # `timeout` sends it twice; the second must not cut the cleaning up short.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("ended by SIGTERM")
+
+
 def main() -> None:
     """Prepares everything first, so that nothing is written or compiled while engines are timed."""
     options = arguments()
     setup_env.enter_venv()
-    # Ends by an exception, so that no engine is left behind, stopped and large.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    signal.signal(signal.SIGTERM, end)
     from report import read_rows, report
 
     chosen: dict[str, list[Engine]] = {}
