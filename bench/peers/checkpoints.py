@@ -1,0 +1,218 @@
+"""Random checkpoints of real shapes, and the converted copies that some peers need.
+
+    python checkpoints.py ROOT SHAPE FORM [FORM ...]      FORM: f32 bf16 openvino onnx onnx-int8 ctranslate2
+
+A form is a folder below ``ROOT/SHAPE``, written beside its place and moved there when complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from workloads import D_KV, SHAPES, VOCAB, Shape
+
+
+def config(shape: Shape, dtype: str) -> dict[str, Any]:
+    """config.json of a v1.1 encoder."""
+    return {
+        "architectures": ["T5EncoderModel"],
+        "model_type": "t5",
+        "vocab_size": VOCAB,
+        "d_model": shape.d_model,
+        "d_kv": D_KV,
+        "d_ff": shape.d_ff,
+        "num_layers": shape.n_layers,
+        "num_decoder_layers": shape.n_layers,
+        "num_heads": shape.n_heads,
+        "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128,
+        "feed_forward_proj": "gated-gelu",
+        "is_encoder_decoder": True,
+        "tie_word_embeddings": False,
+        "layer_norm_epsilon": 1e-6,
+        "dropout_rate": 0.1,
+        "initializer_factor": 1.0,
+        "use_cache": True,
+        "decoder_start_token_id": 0,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "dtype": {"f32": "float32", "bf16": "bfloat16"}[dtype],
+    }
+
+
+def matrices(shape: Shape) -> Iterator[tuple[str, tuple[int, int], float]]:
+    """Name, size and standard deviation of every matrix, as T5 starts its training.
+
+    The position bias is as large as the scores, so that an engine that gets it wrong shows.
+    """
+    d, ff, inner = shape.d_model, shape.d_ff, shape.inner
+    yield "shared.weight", (VOCAB, d), 1.0
+    yield "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (32, shape.n_heads), 1.0
+    for layer in range(shape.n_layers):
+        attention = f"encoder.block.{layer}.layer.0.SelfAttention"
+        yield f"{attention}.q.weight", (inner, d), (d * D_KV) ** -0.5
+        yield f"{attention}.k.weight", (inner, d), d**-0.5
+        yield f"{attention}.v.weight", (inner, d), d**-0.5
+        yield f"{attention}.o.weight", (d, inner), inner**-0.5
+        feed_forward = f"encoder.block.{layer}.layer.1.DenseReluDense"
+        yield f"{feed_forward}.wi_0.weight", (ff, d), d**-0.5
+        yield f"{feed_forward}.wi_1.weight", (ff, d), d**-0.5
+        yield f"{feed_forward}.wo.weight", (d, ff), ff**-0.5
+
+
+def norms(shape: Shape) -> Iterator[str]:
+    """Names of the gains."""
+    for layer in range(shape.n_layers):
+        yield f"encoder.block.{layer}.layer.0.layer_norm.weight"
+        yield f"encoder.block.{layer}.layer.1.layer_norm.weight"
+    yield "encoder.final_layer_norm.weight"
+
+
+def write_f32(shape: Shape, folder: Path, _: Path) -> None:
+    """The checkpoint all others are made from; gains lie around one."""
+    source = torch.Generator().manual_seed(20)
+    tensors = {name: torch.randn(size, generator=source).mul_(scale) for name, size, scale in matrices(shape)}
+    tensors |= {name: 1 + 0.1 * torch.randn(shape.d_model, generator=source) for name in norms(shape)}
+    assert sum(tensor.numel() for tensor in tensors.values()) == shape.parameters()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config(shape, "f32"), indent=2))
+
+
+def write_bf16(shape: Shape, folder: Path, f32: Path) -> None:
+    """Every weight rounded to nearest."""
+    tensors = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(f32 / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config(shape, "bf16"), indent=2))
+
+
+class _Encoder(torch.nn.Module):
+    """What is exported: ids and mask in, last hidden state out."""
+
+    def __init__(self, folder: Path, attention: str) -> None:
+        super().__init__()
+        self.encoder = transformers_encoder(folder, attention)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+
+
+def transformers_encoder(folder: Path, attention: str) -> Any:
+    """transformers' encoder in float32."""
+    from transformers import T5EncoderModel
+
+    return T5EncoderModel.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
+
+
+def _example() -> tuple[torch.Tensor, torch.Tensor]:
+    """Two rows, one of them with padding, so that tracing keeps the mask."""
+    mask = torch.ones(2, 48, dtype=torch.long)
+    mask[1, 30:] = 0
+    return torch.randint(100, 31_000, (2, 48)), mask
+
+
+def write_openvino(shape: Shape, folder: Path, f32: Path) -> None:
+    """A graph with both dimensions open; its weights stay f32."""
+    import openvino
+
+    sizes = [(name, openvino.PartialShape([-1, -1]), openvino.Type.i64) for name in ("input_ids", "attention_mask")]
+    graph = openvino.convert_model(_Encoder(f32, "sdpa"), example_input=_example(), input=sizes)
+    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+
+
+def write_onnx(shape: Shape, folder: Path, f32: Path) -> None:
+    """A graph with both dimensions open."""
+    sizes = {0: torch.export.Dim("rows", max=256), 1: torch.export.Dim("tokens", min=2, max=512)}
+    program = torch.onnx.export(
+        _Encoder(f32, "eager"),
+        _example(),
+        dynamo=True,
+        input_names=["input_ids", "attention_mask"],
+        output_names=["last_hidden_state"],
+        dynamic_shapes={"input_ids": sizes, "attention_mask": sizes},
+        opset_version=20,
+    )
+    program.save(folder / "model.onnx", external_data=True)
+
+
+def write_onnx_int8(shape: Shape, folder: Path, f32: Path) -> None:
+    """Weights in int8 by output, activations quantised as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        f32.parent / "onnx" / "model.onnx",
+        folder / "model.onnx",
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        use_external_data_format=True,
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def write_ctranslate2(shape: Shape, folder: Path, f32: Path) -> None:
+    """CTranslate2 converts whole T5s only; its loader's encoder half is put into an encoder model here."""
+    from ctranslate2.converters.transformers import _MODEL_LOADERS
+    from ctranslate2.specs.common_spec import Activation
+    from ctranslate2.specs.transformer_spec import TransformerEncoderModelSpec, TransformerEncoderSpec
+
+    stack = TransformerEncoderSpec(
+        shape.n_layers,
+        shape.n_heads,
+        pre_norm=True,
+        activation=Activation.GELUTanh,
+        ffn_glu=True,
+        relative_attention_bias=True,
+        rms_norm=True,
+    )
+    with torch.no_grad():
+        _MODEL_LOADERS["T5Config"].set_stack(stack, transformers_encoder(f32, "eager").encoder)
+    spec = TransformerEncoderModelSpec(stack)
+    # Ids go in as numbers, but a vocabulary has to be there.
+    spec.register_vocabulary(["<pad>", "</s>", "<unk>", *(f"token{index}" for index in range(3, VOCAB))])
+    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = "<pad>", "</s>", "<unk>"
+    spec.config.layer_norm_epsilon = 1e-6
+    spec.validate()
+    spec.optimize(quantization=None)
+    spec.save(str(folder))
+
+
+FORMS: dict[str, Callable[[Shape, Path, Path], None]] = {
+    "f32": write_f32,
+    "bf16": write_bf16,
+    "openvino": write_openvino,
+    "onnx": write_onnx,
+    "onnx-int8": write_onnx_int8,
+    "ctranslate2": write_ctranslate2,
+}
+
+
+def main() -> None:
+    """Writes what is not there yet."""
+    parser = argparse.ArgumentParser(description="Write random checkpoints and converted copies of them.")
+    parser.add_argument("root", type=Path)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("forms", nargs="+", choices=FORMS)
+    options = parser.parse_args()
+    np.random.seed(20)
+    torch.manual_seed(20)
+    for form in options.forms:
+        place = options.root / options.shape / form
+        if place.is_dir():
+            continue
+        unfinished = place.with_name(f"{form}.part")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        FORMS[form](SHAPES[options.shape], unfinished, options.root / options.shape / "f32")
+        unfinished.rename(place)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What is encoded: model shapes, token ids and the arithmetic that they cost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+VOCAB = 32128
+D_KV = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A T5 v1.1 encoder: gated tanh-GELU, heads of 64, 32 position buckets."""
+
+    d_model: int
+    d_ff: int
+    n_layers: int
+    n_heads: int
+
+    @property
+    def inner(self) -> int:
+        """Width of all heads together."""
+        return self.n_heads * D_KV
+
+    def layer_parameters(self) -> int:
+        """Weights of one layer's matrices: query, key, value, output, gate, up, down."""
+        return 4 * self.d_model * self.inner + 3 * self.d_model * self.d_ff
+
+    def parameters(self) -> int:
+        """All weights of the encoder, the embedding included."""
+        norms = (2 * self.n_layers + 1) * self.d_model
+        return VOCAB * self.d_model + self.n_layers * self.layer_parameters() + norms + 32 * self.n_heads
+
+    def flops(self, lengths: list[int]) -> int:
+        """Useful work on rows of these lengths, a multiply-add as two; nothing for padding.
+
+        The matrices, and in attention the scores and the weighted sums. Norms, softmax and
+        activations are left out.
+        """
+        products = 2 * self.n_layers * self.layer_parameters() * sum(lengths)
+        attention = 4 * self.n_layers * self.inner * sum(n * n for n in lengths)
+        return products + attention
+
+
+SHAPES = {
+    "tiny": Shape(128, 256, 2, 2),
+    "base": Shape(768, 2048, 12, 12),
+    "large": Shape(1024, 2816, 24, 16),
+    "xl": Shape(2048, 5120, 24, 32),
+}
+
+# 32 draws of a log-normal law around 24 tokens, as captions are long. Written down, so that no
+# generator's version can change them.
+CAPTIONS = [
+    *(87, 102, 26, 11, 8, 25, 9, 6, 29, 27, 41, 10, 24, 22, 5, 41),
+    *(33, 262, 29, 21, 82, 29, 60, 17, 30, 67, 48, 27, 8, 37, 26, 49),
+]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Rows of given lengths through a model of a given shape."""
+
+    name: str
+    shape_name: str
+    lengths: list[int]
+
+    @property
+    def shape(self) -> Shape:
+        """The model's shape."""
+        return SHAPES[self.shape_name]
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether rows differ in length, so that a batch has padding."""
+        return len(set(self.lengths)) > 1
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens."""
+        return sum(self.lengths)
+
+    @property
+    def flops(self) -> int:
+        """Useful work of one run."""
+        return self.shape.flops(self.lengths)
+
+    def ids(self) -> list[list[int]]:
+        """Random ordinary tokens, the same on every machine."""
+        return random_ids(self.lengths)
+
+    def title(self) -> str:
+        """One line for the report."""
+        longest = max(self.lengths)
+        rows = f"{len(self.lengths)} captions, {self.tokens:,} tokens, longest {longest}" if self.is_ragged else f"1 x {longest}"
+        return f"{self.name}: {self.shape_name}, {rows}; {self.flops / 1e9:,.0f} GFLOP of useful work"
+
+
+def random_ids(lengths: list[int]) -> list[list[int]]:
+    """Token ids below the sentinels and above padding and end."""
+    source = random.Random(20)
+    return [[int(source.random() * 31_000) + 100 for _ in range(length)] for length in lengths]
+
+
+WORKLOADS = {
+    workload.name: workload
+    for workload in (
+        Workload("W0", "tiny", [24, 5, 64]),
+        Workload("W1", "base", [512]),
+        Workload("W2", "large", [512]),
+        Workload("W3", "xl", [512]),
+        Workload("W4", "xl", [32]),
+        Workload("W5", "large", CAPTIONS),
+    )
+}
+DEFAULT_WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
