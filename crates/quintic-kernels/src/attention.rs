@@ -19,7 +19,7 @@ use crate::{Isa, Kernels};
 /// Keys whose scores are held at once.
 const KEY_BLOCK: usize = 512;
 
-/// Queries of a block: with the keys above, the scores take at most 64 KiB.
+/// Most queries of a block: with the keys above, the scores take at most 64 KiB.
 const MAX_QUERIES: usize = 32;
 
 /// Tasks a thread should have, so that none waits long for the last.
@@ -119,10 +119,11 @@ impl Kernels {
         } else {
             1
         };
+        let block = self.query_block(attention.queries.form);
         let mut tasks = Vec::new();
         for row in rows {
             let n = length(row);
-            let size = n.div_ceil(parts).next_multiple_of(MAX_QUERIES);
+            let size = n.div_ceil(parts).next_multiple_of(block);
             for head in 0..attention.n_heads {
                 for first in (0..n).step_by(size) {
                     tasks.push(Task {
@@ -134,6 +135,17 @@ impl Kernels {
             }
         }
         tasks
+    }
+}
+
+impl Kernels {
+    /// Queries of a block: a whole number of the innermost product's rows.
+    fn query_block(&self, form: Form) -> usize {
+        let rows = match (form, self.table.bf16) {
+            (Form::F32, _) | (_, None) => self.table.f32.max_rows,
+            (_, Some(micro)) => micro.max_rows,
+        };
+        MAX_QUERIES / rows * rows
     }
 }
 
@@ -310,8 +322,9 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             // SAFETY: the instruction set is available.
             unsafe { (micro.enter)() };
         }
-        for first in self.task.queries.clone().step_by(MAX_QUERIES) {
-            let queries = first..(first + MAX_QUERIES).min(self.task.queries.end);
+        let size = self.kernels.query_block(self.attention.queries.form);
+        for first in self.task.queries.clone().step_by(size) {
+            let queries = first..(first + size).min(self.task.queries.end);
             // SAFETY: see above.
             unsafe { self.block(memory, queries, out) };
         }
@@ -375,36 +388,18 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                 }
                 for key in 0..n {
                     let panel = &mut k[key / PANEL * PANEL * depth..][..PANEL * depth];
-                    let half = key % PANEL / 16;
-                    bf16_pieces(
-                        keys.keys,
-                        plane,
-                        first + key,
-                        key_column,
-                        d_kv,
-                        |at, piece| {
-                            for (i, &bits) in piece.iter().enumerate() {
-                                let k = at + i;
-                                let to = ((k / CHUNK * 2 + half) * 16 + k % CHUNK / 2) * 32;
-                                panel[to + key % 16 * 2 + k % 2] = bits;
-                            }
-                        },
-                    );
+                    let token = first + key;
+                    bf16_pieces(keys.keys, plane, token, key_column, d_kv, |at, piece| {
+                        put_key(panel, key % PANEL, at, piece);
+                    });
                     bf16_pieces(
                         keys.values,
                         plane,
-                        first + key,
+                        token,
                         value_column,
                         d_kv,
                         |at, piece| {
-                            for (i, &bits) in piece.iter().enumerate() {
-                                let column = at + i;
-                                let to = column / PANEL * padded * PANEL
-                                    + ((key / CHUNK * 2 + column % PANEL / 16) * 16
-                                        + key % CHUNK / 2)
-                                        * 32;
-                                v[to + column % 16 * 2 + key % 2] = bits;
-                            }
+                            put_value(v, padded, key, at, piece);
                         },
                     );
                 }
@@ -695,6 +690,50 @@ fn terms(planes: usize) -> &'static [(usize, usize)] {
     match planes {
         2 => &[(1, 0), (0, 1), (0, 0)],
         _ => &[(0, 0)],
+    }
+}
+
+/// Writes columns `at..` of a key into its panel: the key is a column of the product.
+#[inline(always)]
+fn put_key(panel: &mut [u16], key: usize, at: usize, piece: &[u16]) {
+    let column = key % 16 * 2;
+    if at % CHUNK == 0 && piece.len() == CHUNK {
+        // A whole chunk: pairs of `k` are adjacent here and there.
+        let half = (at / CHUNK * 2 + key / 16) * 16 * 32;
+        for (pair, out) in panel[half..half + 16 * 32].chunks_exact_mut(32).enumerate() {
+            out[column] = piece[2 * pair];
+            out[column + 1] = piece[2 * pair + 1];
+        }
+        return;
+    }
+    for (i, &bits) in piece.iter().enumerate() {
+        let k = at + i;
+        let to = ((k / CHUNK * 2 + key / 16) * 16 + k % CHUNK / 2) * 32;
+        panel[to + column + k % 2] = bits;
+    }
+}
+
+/// Writes columns `at..` of a value into the panels of values: the key is the `k` of the
+/// product, `padded` of them a panel.
+#[inline(always)]
+fn put_value(values: &mut [u16], padded: usize, key: usize, at: usize, piece: &[u16]) {
+    let row = |column: usize| {
+        column / PANEL * padded * PANEL
+            + ((key / CHUNK * 2 + column % PANEL / 16) * 16 + key % CHUNK / 2) * 32
+            + key % 2
+    };
+    if at % CHUNK == 0 && piece.len() == CHUNK {
+        for half in 0..2 {
+            let out = &mut values[row(at + half * 16)..][..31];
+            for (i, &bits) in piece[half * 16..half * 16 + 16].iter().enumerate() {
+                out[2 * i] = bits;
+            }
+        }
+        return;
+    }
+    for (i, &bits) in piece.iter().enumerate() {
+        let column = at + i;
+        values[row(column) + column % 16 * 2] = bits;
     }
 }
 

@@ -271,18 +271,26 @@ pub(crate) mod body {
             let mean = sum_of_squares(x) / columns as f32;
             let scale = 1.0 / (mean + block.eps).sqrt();
             let token = block.token + row;
-            for (i, x) in x.chunks(LANES).enumerate() {
+            let gain = |at: usize| match block.gain {
+                Some(gain) => gain[at],
+                None => 1.0,
+            };
+            let whole = columns - columns % LANES;
+            for at in (0..whole).step_by(LANES) {
                 let mut lanes = [0.0; LANES];
-                lanes[..x.len()].copy_from_slice(x);
+                lanes.copy_from_slice(&x[at..at + LANES]);
                 let mut lanes = map(lanes, |x| x * scale);
                 if let Some(gain) = block.gain {
-                    let gain = &gain[i * LANES..i * LANES + x.len()];
-                    for (lane, gain) in lanes.iter_mut().zip(gain) {
+                    for (lane, gain) in lanes.iter_mut().zip(&gain[at..at + LANES]) {
                         *lane *= gain;
                     }
                 }
                 // SAFETY: by the caller's word.
-                unsafe { put(&block.out, token, i * LANES, &lanes, x.len()) };
+                unsafe { block.out.store(token, at, &lanes) };
+            }
+            for at in whole..columns {
+                // SAFETY: by the caller's word.
+                unsafe { block.out.store(token, at, &[x[at] * scale * gain(at)]) };
             }
         }
     }

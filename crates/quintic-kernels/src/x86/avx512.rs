@@ -38,6 +38,26 @@ macro_rules! by_rows {
     };
 }
 
+/// Writes sums to `c` or adds them. A macro: passed to a function, the sums would leave their
+/// registers.
+macro_rules! write {
+    ($sums:ident, $block:ident) => {
+        for (row, sums) in $sums.iter().enumerate() {
+            let c = $block.c.add(row * $block.c_row);
+            let halves = if $block.accumulate {
+                [
+                    _mm512_add_ps(_mm512_loadu_ps(c), sums[0]),
+                    _mm512_add_ps(_mm512_loadu_ps(c.add(16)), sums[1]),
+                ]
+            } else {
+                *sums
+            };
+            _mm512_storeu_ps(c, halves[0]);
+            _mm512_storeu_ps(c.add(16), halves[1]);
+        }
+    };
+}
+
 /// # Safety
 ///
 /// As [`MicroF32::run`]; needs AVX-512 F.
@@ -73,7 +93,7 @@ unsafe fn f32_rows<const ROWS: usize>(block: &F32Block) {
             a = a.add(1);
             b = b.add(PANEL);
         }
-        write(&sums, block.c, block.c_row, block.accumulate);
+        write!(sums, block);
     }
 }
 
@@ -104,7 +124,7 @@ unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
             chunk = chunk.add(block.a_chunk);
             b = b.add(1024);
         }
-        write(&sums, block.c, block.c_row, block.accumulate);
+        write!(sums, block);
     }
 }
 
@@ -113,30 +133,6 @@ unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
 fn as_bf16(bits: __m512i) -> __m512bh {
     // SAFETY: both are 512 bits without an invalid pattern.
     unsafe { std::mem::transmute(bits) }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn write<const ROWS: usize>(
-    sums: &[[__m512; 2]; ROWS],
-    c: *mut f32,
-    c_row: usize,
-    accumulate: bool,
-) {
-    for (row, sums) in sums.iter().enumerate() {
-        for (half, &sum) in sums.iter().enumerate() {
-            // SAFETY: row and column are inside what the caller has allocated.
-            unsafe {
-                let c = c.add(row * c_row + half * 16);
-                let sum = if accumulate {
-                    _mm512_add_ps(_mm512_loadu_ps(c), sum)
-                } else {
-                    sum
-                };
-                _mm512_storeu_ps(c, sum);
-            }
-        }
-    }
 }
 
 crate::rowwise::instantiate!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", true);
