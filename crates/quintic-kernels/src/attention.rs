@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use crate::math::split_bf16;
+use crate::math::{split_bf16, to_bf16};
 use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
@@ -25,7 +25,7 @@ const MAX_QUERIES: usize = 32;
 /// Tasks a thread should have, so that none waits long for the last.
 const TASKS_PER_THREAD: usize = 4;
 
-/// Keys and values of an attention, `[tokens, n_heads * d_kv]` each.
+/// Keys and values of an attention, `[tokens, n_heads * d_kv]` each, in f32.
 #[derive(Clone, Copy, Debug)]
 pub struct KeysValues<'a> {
     /// The matrix that keys stand in.
@@ -49,7 +49,7 @@ pub struct Attention<'a> {
     pub n_heads: usize,
     /// Width of a head.
     pub d_kv: usize,
-    /// Queries, in the first `n_heads * d_kv` columns.
+    /// Queries in f32, in the first `n_heads * d_kv` columns.
     pub queries: &'a Operand,
     /// Where rows of queries begin, `[rows + 1]`.
     pub row_starts: &'a [usize],
@@ -74,9 +74,12 @@ impl Kernels {
     ///
     /// # Numerics
     ///
-    /// In the type of the operands. Scores, bias, maximum and sum are f32. With bf16, weights
-    /// of the softmax are rounded to bf16 before they meet the values, and the sum that they
-    /// are divided by is the sum of the rounded ones. A row's bits depend on that row alone.
+    /// Queries, keys and values are f32; the type of `out` says how they are multiplied. In f32
+    /// everything is. In bf16, scores are computed from f32 (with AMX, from two bf16 parts
+    /// each), since T5 does not scale them and an error of a score is a factor of a weight;
+    /// weights of the softmax and values are rounded to bf16, and the sum that weights are
+    /// divided by is the sum of the rounded ones. Split, both products take two parts of each
+    /// factor. A row's bits depend on that row alone.
     ///
     /// # Panics
     ///
@@ -92,11 +95,12 @@ impl Kernels {
         if inner == 0 {
             return;
         }
-        let tasks = self.tasks(attention);
+        let planes = self.planes(out.form);
+        let tasks = self.tasks(attention, planes);
         let sink = out.sink();
         self.pool.run(tasks.len(), |task, worker| {
             let mut scratch = scratch_of(&self.scratch, worker);
-            let work = Work::new(self, attention, &tasks[task], bias, mask);
+            let work = Work::new(self, attention, planes, &tasks[task], bias, mask);
             let memory = scratch.f32(work.room.total);
             // SAFETY: the room is as large as `work` says; the instruction set is available;
             // no other task writes these queries of this head.
@@ -105,7 +109,7 @@ impl Kernels {
     }
 
     /// The longest rows first, so that no thread ends with one.
-    fn tasks(&self, attention: &Attention<'_>) -> Vec<Task> {
+    fn tasks(&self, attention: &Attention<'_>, planes: Planes) -> Vec<Task> {
         let length = |row: usize| attention.row_starts[row + 1] - attention.row_starts[row];
         let mut rows: Vec<usize> = (0..attention.row_starts.len() - 1)
             .filter(|&row| length(row) > 0)
@@ -119,7 +123,7 @@ impl Kernels {
         } else {
             1
         };
-        let block = self.query_block(attention.queries.form);
+        let block = self.query_block(planes);
         let mut tasks = Vec::new();
         for row in rows {
             let n = length(row);
@@ -138,12 +142,33 @@ impl Kernels {
     }
 }
 
+/// How many bf16 parts the factors of the two products are split into; none means f32.
+#[derive(Clone, Copy, Debug)]
+struct Planes {
+    /// Queries and keys.
+    scores: usize,
+    /// Weights and values.
+    values: usize,
+}
+
 impl Kernels {
+    /// How an attention is multiplied whose result has this form.
+    fn planes(&self, out: Form) -> Planes {
+        let (scores, values) = match out {
+            Form::F32 => (0, 0),
+            // Two parts take three products of bf16: more than one of f32, unless by AMX.
+            Form::Bf16 | Form::Bf16Tiles if self.table.splits => (2, 1),
+            Form::Bf16 | Form::Bf16Tiles => (0, 1),
+            Form::Split => (2, 2),
+        };
+        Planes { scores, values }
+    }
+
     /// Queries of a block: a whole number of the innermost product's rows.
-    fn query_block(&self, form: Form) -> usize {
-        let rows = match (form, self.table.bf16) {
-            (Form::F32, _) | (_, None) => self.table.f32.max_rows,
-            (_, Some(micro)) => micro.max_rows,
+    fn query_block(&self, planes: Planes) -> usize {
+        let rows = match self.table.bf16 {
+            Some(micro) if planes.values > 0 => micro.max_rows,
+            _ => self.table.f32.max_rows,
         };
         MAX_QUERIES / rows * rows
     }
@@ -168,8 +193,8 @@ impl Attention<'_> {
             keys.values.columns >= keys.value_column + inner,
             "columns of values"
         );
-        let forms = [keys.keys.form, keys.values.form, out.form];
-        assert_eq!(forms, [self.queries.form; 3], "types of an attention");
+        let forms = [self.queries.form, keys.keys.form, keys.values.form];
+        assert_eq!(forms, [Form::F32; 3], "types of queries, keys and values");
         let starts = self.row_starts;
         assert!(
             starts.windows(2).all(|b| b[0] <= b[1])
@@ -223,8 +248,7 @@ struct Work<'a, B, M> {
     n_keys: usize,
     seen: Range<usize>,
     offset: usize,
-    /// `0` in f32.
-    planes: usize,
+    planes: Planes,
     room: Room,
 }
 
@@ -232,6 +256,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
     fn new(
         kernels: &'a Kernels,
         attention: &'a Attention<'a>,
+        planes: Planes,
         task: &'a Task,
         bias: &'a B,
         mask: &'a M,
@@ -247,11 +272,6 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         let positions = task.queries.start + offset..task.queries.end + offset;
         let seen = mask.visible(task.row, positions, n_keys);
         let seen = seen.start.min(n_keys)..seen.end.min(n_keys);
-        let planes = match attention.queries.form {
-            Form::F32 => 0,
-            Form::Bf16 | Form::Bf16Tiles => 1,
-            Form::Split => 2,
-        };
         let mut work = Work {
             kernels,
             attention,
@@ -271,39 +291,37 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
     fn lay_out(&self) -> Room {
         let depth = self.attention.d_kv.next_multiple_of(CHUNK);
         let n = self.seen.len().next_multiple_of(PANEL);
-        let block = n.min(KEY_BLOCK);
-        // Two bf16 in the place of one f32.
-        let halves = |values: usize| values / 2 * self.planes;
-        let mut room = Room {
-            query_row: if self.planes == 0 {
-                row_stride(depth, 4)
-            } else {
-                depth
-            },
-            score_row: row_stride(block.max(1), 4),
-            plane: n * depth / 2,
-            ..Room::default()
+        // `n` values: f32, or as many bf16 for each plane.
+        let size = |n: usize, planes: usize| if planes == 0 { n } else { n / 2 * planes };
+        let Planes { scores, values } = self.planes;
+        let query_row = if scores == 0 {
+            row_stride(depth, 4)
+        } else {
+            depth
         };
+        let score_row = row_stride(n.clamp(1, KEY_BLOCK), 4);
         let mut total = 0;
         let mut take = |n: usize| {
             let start = total;
             total += n.next_multiple_of(16);
             start
         };
-        room.scores = take(MAX_QUERIES * room.score_row);
-        room.sums = take(MAX_QUERIES * depth);
-        if self.planes == 0 {
-            room.queries = take(MAX_QUERIES * room.query_row);
-            room.keys = take(n * depth);
-            room.values = take(n * depth);
-        } else {
-            room.queries = take(halves(MAX_QUERIES * room.query_row));
-            room.weights = take(halves(MAX_QUERIES * room.score_row * 2));
-            room.keys = take(halves(n * depth));
-            room.values = take(halves(n * depth));
+        Room {
+            query_row,
+            score_row,
+            plane: n * depth / 2,
+            queries: take(size(MAX_QUERIES * query_row, scores)),
+            scores: take(MAX_QUERIES * score_row),
+            weights: take(if values == 0 {
+                0
+            } else {
+                size(MAX_QUERIES * score_row, values)
+            }),
+            sums: take(MAX_QUERIES * depth),
+            keys: take(size(n * depth, scores)),
+            values: take(size(n * depth, values)),
+            total,
         }
-        room.total = total;
-        room
     }
 
     /// # Safety
@@ -317,12 +335,12 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             // SAFETY: see above.
             unsafe { self.pack(memory) };
         }
-        let micro = self.kernels.table.bf16.filter(|_| self.planes > 0);
+        let micro = self.kernels.table.bf16.filter(|_| self.planes.values > 0);
         if let Some(micro) = micro {
             // SAFETY: the instruction set is available.
             unsafe { (micro.enter)() };
         }
-        let size = self.kernels.query_block(self.attention.queries.form);
+        let size = self.kernels.query_block(self.planes);
         for first in self.task.queries.clone().step_by(size) {
             let queries = first..(first + size).min(self.task.queries.end);
             // SAFETY: see above.
@@ -344,16 +362,13 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         let first = keys.starts[self.task.row] + self.seen.start;
         let key_column = keys.key_column + self.task.head * d_kv;
         let value_column = keys.value_column + self.task.head * d_kv;
-        // SAFETY: every index below is inside the room that was laid out for it.
+        // SAFETY: every range below is inside the room that was laid out for it, and every row
+        // inside its operand.
         unsafe {
-            if self.planes == 0 {
+            if self.planes.scores == 0 {
                 let k = std::slice::from_raw_parts_mut(memory.add(self.room.keys), padded * d_kv);
-                let v = std::slice::from_raw_parts_mut(memory.add(self.room.values), n * depth);
                 if n < padded {
                     k[(padded - PANEL) * d_kv..].fill(0.0);
-                }
-                if d_kv < depth {
-                    v.fill(0.0);
                 }
                 for key in 0..n {
                     let row = f32_row(keys.keys, first + key, key_column, d_kv);
@@ -361,48 +376,84 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     for (out, &value) in panel.chunks_exact_mut(PANEL).zip(row) {
                         out[key % PANEL] = value;
                     }
+                }
+            } else {
+                let planes = self.bf16(memory, self.room.keys, self.room.plane, padded * depth);
+                if d_kv < depth || n < padded {
+                    for plane in &planes[..self.planes.scores] {
+                        std::slice::from_raw_parts_mut(*plane, padded * depth).fill(0);
+                    }
+                }
+                for key in 0..n {
+                    let row = f32_row(keys.keys, first + key, key_column, d_kv);
+                    let panel = key / PANEL * PANEL * depth;
+                    for (k, &value) in row.iter().enumerate() {
+                        let to = ((k / CHUNK * 2 + key % PANEL / 16) * 16 + k % CHUNK / 2) * 32;
+                        let to = panel + to + key % 16 * 2 + k % 2;
+                        self.put(self.planes.scores, &planes, to, value);
+                    }
+                }
+            }
+            if self.planes.values == 0 {
+                let v = std::slice::from_raw_parts_mut(memory.add(self.room.values), n * depth);
+                if d_kv < depth {
+                    v.fill(0.0);
+                }
+                for key in 0..n {
                     let row = f32_row(keys.values, first + key, value_column, d_kv);
                     for (panel, values) in row.chunks(PANEL).enumerate() {
                         v[(panel * n + key) * PANEL..][..values.len()].copy_from_slice(values);
                     }
                 }
-                return;
-            }
-            for plane in 0..self.planes {
-                let start = memory
-                    .add(self.room.keys + plane * self.room.plane)
-                    .cast::<u16>();
-                let k = std::slice::from_raw_parts_mut(start, padded * depth);
-                let start = memory
-                    .add(self.room.values + plane * self.room.plane)
-                    .cast::<u16>();
-                let v = std::slice::from_raw_parts_mut(start, padded * depth);
-                if d_kv < depth {
-                    k.fill(0);
-                    v.fill(0);
-                } else if n < padded {
-                    k[(padded - PANEL) * depth..].fill(0);
-                    for panel in v.chunks_exact_mut(padded * PANEL) {
-                        panel[(padded - CHUNK) * PANEL..].fill(0);
+            } else {
+                let planes = self.bf16(memory, self.room.values, self.room.plane, padded * depth);
+                if d_kv < depth || n < padded {
+                    for plane in &planes[..self.planes.values] {
+                        std::slice::from_raw_parts_mut(*plane, padded * depth).fill(0);
                     }
                 }
                 for key in 0..n {
-                    let panel = &mut k[key / PANEL * PANEL * depth..][..PANEL * depth];
-                    let token = first + key;
-                    bf16_pieces(keys.keys, plane, token, key_column, d_kv, |at, piece| {
-                        put_key(panel, key % PANEL, at, piece);
-                    });
-                    bf16_pieces(
-                        keys.values,
-                        plane,
-                        token,
-                        value_column,
-                        d_kv,
-                        |at, piece| {
-                            put_value(v, padded, key, at, piece);
-                        },
-                    );
+                    let row = f32_row(keys.values, first + key, value_column, d_kv);
+                    for (half, values) in row.chunks(16).enumerate() {
+                        let to = half / 2 * padded * PANEL
+                            + ((key / CHUNK * 2 + half % 2) * 16 + key % CHUNK / 2) * 32
+                            + key % 2;
+                        for (column, &value) in values.iter().enumerate() {
+                            self.put(self.planes.values, &planes, to + 2 * column, value);
+                        }
+                    }
                 }
+            }
+        }
+    }
+
+    /// Where two planes of bf16 begin that are laid out from `start` on.
+    unsafe fn bf16(&self, memory: *mut f32, start: usize, plane: usize, n: usize) -> [*mut u16; 2] {
+        debug_assert!(n <= 2 * plane);
+        // SAFETY: the room has as many planes as are used; the second may be its end.
+        unsafe {
+            [
+                memory.add(start).cast(),
+                memory.wrapping_add(start + plane).cast(),
+            ]
+        }
+    }
+
+    /// Stores the parts of a value in `planes` planes.
+    ///
+    /// # Safety
+    ///
+    /// The planes have an element `to`.
+    #[inline(always)]
+    unsafe fn put(&self, planes: usize, start: &[*mut u16; 2], to: usize, value: f32) {
+        // SAFETY: by the caller's word.
+        unsafe {
+            if planes == 1 {
+                *start[0].add(to) = to_bf16(value);
+            } else {
+                let (high, low) = split_bf16(value);
+                *start[0].add(to) = high;
+                *start[1].add(to) = low;
             }
         }
     }
@@ -416,19 +467,17 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         // SAFETY: 32 rows were laid out, and there are no more queries in a block.
         unsafe {
             let start = memory.add(self.room.queries);
+            let planes = self.bf16(memory, self.room.queries, MAX_QUERIES * row / 2, 0);
             for query in 0..queries.len() {
-                let x = self.attention.queries;
-                if self.planes == 0 {
+                let values = f32_row(self.attention.queries, first + query, column, d_kv);
+                if self.planes.scores == 0 {
                     let to = std::slice::from_raw_parts_mut(start.add(query * row), d_kv);
-                    to.copy_from_slice(f32_row(x, first + query, column, d_kv));
+                    to.copy_from_slice(values);
+                    continue;
                 }
-                for plane in 0..self.planes {
-                    let to = start.cast::<u16>().add((plane * MAX_QUERIES + query) * row);
-                    let to = std::slice::from_raw_parts_mut(to, row);
-                    bf16_pieces(x, plane, first + query, column, d_kv, |at, piece| {
-                        to[at..at + piece.len()].copy_from_slice(piece);
-                    });
-                    to[d_kv..].fill(0);
+                for k in 0..row {
+                    let value = values.get(k).copied().unwrap_or(0.0);
+                    self.put(self.planes.scores, &planes, query * row + k, value);
                 }
             }
         }
@@ -526,7 +575,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             // SAFETY: as in `run`; a row of scores has room for whole panels.
             unsafe {
                 let c = memory.add(self.room.scores + panel * PANEL);
-                match (self.planes, self.kernels.table.bf16) {
+                match (self.planes.scores, self.kernels.table.bf16) {
                     (0, _) => {
                         let micro = self.kernels.table.f32;
                         for query in (0..n).step_by(micro.max_rows) {
@@ -578,7 +627,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         let shift = if max == f32::NEG_INFINITY { 0.0 } else { max };
         // SAFETY: as in `run`.
         unsafe {
-            if self.planes == 0 {
+            if self.planes.values == 0 {
                 return (rows.exp)(scores, shift);
             }
             let n = scores.len();
@@ -589,7 +638,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                 std::slice::from_raw_parts_mut(row, n.next_multiple_of(CHUNK))
             };
             plane(0)[n..].fill(0);
-            if self.planes == 1 {
+            if self.planes.values == 1 {
                 return (rows.exp_bf16)(scores, shift, &mut plane(0)[..n]);
             }
             plane(1)[n..].fill(0);
@@ -612,7 +661,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             // SAFETY: as in `run`.
             unsafe {
                 let c = memory.add(self.room.sums + panel * MAX_QUERIES * PANEL);
-                match (self.planes, self.kernels.table.bf16) {
+                match (self.planes.values, self.kernels.table.bf16) {
                     (0, _) => {
                         let micro = self.kernels.table.f32;
                         for query in (0..n).step_by(micro.max_rows) {
@@ -693,50 +742,6 @@ fn terms(planes: usize) -> &'static [(usize, usize)] {
     }
 }
 
-/// Writes columns `at..` of a key into its panel: the key is a column of the product.
-#[inline(always)]
-fn put_key(panel: &mut [u16], key: usize, at: usize, piece: &[u16]) {
-    let column = key % 16 * 2;
-    if at % CHUNK == 0 && piece.len() == CHUNK {
-        // A whole chunk: pairs of `k` are adjacent here and there.
-        let half = (at / CHUNK * 2 + key / 16) * 16 * 32;
-        for (pair, out) in panel[half..half + 16 * 32].chunks_exact_mut(32).enumerate() {
-            out[column] = piece[2 * pair];
-            out[column + 1] = piece[2 * pair + 1];
-        }
-        return;
-    }
-    for (i, &bits) in piece.iter().enumerate() {
-        let k = at + i;
-        let to = ((k / CHUNK * 2 + key / 16) * 16 + k % CHUNK / 2) * 32;
-        panel[to + column + k % 2] = bits;
-    }
-}
-
-/// Writes columns `at..` of a value into the panels of values: the key is the `k` of the
-/// product, `padded` of them a panel.
-#[inline(always)]
-fn put_value(values: &mut [u16], padded: usize, key: usize, at: usize, piece: &[u16]) {
-    let row = |column: usize| {
-        column / PANEL * padded * PANEL
-            + ((key / CHUNK * 2 + column % PANEL / 16) * 16 + key % CHUNK / 2) * 32
-            + key % 2
-    };
-    if at % CHUNK == 0 && piece.len() == CHUNK {
-        for half in 0..2 {
-            let out = &mut values[row(at + half * 16)..][..31];
-            for (i, &bits) in piece[half * 16..half * 16 + 16].iter().enumerate() {
-                out[2 * i] = bits;
-            }
-        }
-        return;
-    }
-    for (i, &bits) in piece.iter().enumerate() {
-        let column = at + i;
-        values[row(column) + column % 16 * 2] = bits;
-    }
-}
-
 /// Values of a row of an operand in f32.
 ///
 /// # Safety
@@ -745,34 +750,6 @@ fn put_value(values: &mut [u16], padded: usize, key: usize, at: usize, piece: &[
 unsafe fn f32_row(x: &Operand, token: usize, column: usize, n: usize) -> &[f32] {
     // SAFETY: by the caller's word.
     unsafe { std::slice::from_raw_parts(x.as_f32().add(token * x.stride.row + column), n) }
-}
-
-/// Calls `each` with pieces of a row of an operand in bf16 that are adjacent in memory, and
-/// where they stand in it.
-///
-/// # Safety
-///
-/// The row's values exist.
-#[inline(always)]
-unsafe fn bf16_pieces(
-    x: &Operand,
-    plane: usize,
-    token: usize,
-    column: usize,
-    n: usize,
-    mut each: impl FnMut(usize, &[u16]),
-) {
-    let mut done = 0;
-    while done < n {
-        let at = column + done;
-        let length = (CHUNK - at % CHUNK).min(n - done);
-        // SAFETY: by the caller's word; a chunk's columns are adjacent.
-        let piece = unsafe {
-            std::slice::from_raw_parts(x.as_bf16(plane).add(x.stride.at(token, at)), length)
-        };
-        each(done, piece);
-        done += length;
-    }
 }
 
 /// Bias and mask, compiled for the instruction set that runs them.

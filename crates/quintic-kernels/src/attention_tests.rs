@@ -29,19 +29,13 @@ struct Packed {
 }
 
 impl Packed {
-    fn new(
-        kernels: &Kernels,
-        precision: Precision,
-        n_heads: usize,
-        d_kv: usize,
-        lengths: &[usize],
-    ) -> Self {
+    fn new(kernels: &Kernels, n_heads: usize, d_kv: usize, lengths: &[usize]) -> Self {
         let mut row_starts = vec![0];
         for length in lengths {
             row_starts.push(row_starts[row_starts.len() - 1] + length);
         }
         let tokens = row_starts[lengths.len()];
-        let mut qkv = kernels.operand(precision, tokens, 3 * n_heads * d_kv);
+        let mut qkv = kernels.operand(Precision::F32, tokens, 3 * n_heads * d_kv);
         let mut next = noise(tokens + n_heads);
         // Scores of a few units, as in real models.
         let size = 2.0 / (d_kv as f32).sqrt().sqrt();
@@ -242,7 +236,7 @@ fn attention_equals_plain_loops_with_every_bias_and_mask() {
     for_each_isa(|kernels| {
         for precision in PRECISIONS {
             for (n_heads, d_kv, lengths) in cases() {
-                let packed = Packed::new(kernels, precision, n_heads, d_kv, &lengths);
+                let packed = Packed::new(kernels, n_heads, d_kv, &lengths);
                 let starts = packed.row_starts.clone();
                 let tokens = packed.qkv.tokens();
                 let bias = relative_bias(n_heads);
@@ -380,7 +374,7 @@ fn a_sliding_window_skips_what_it_hides() {
     for_each_isa(|kernels| {
         for precision in PRECISIONS {
             for window in [0, 1, 40, 700] {
-                let packed = Packed::new(kernels, precision, 1, 16, &[40, 1500]);
+                let packed = Packed::new(kernels, 1, 16, &[40, 1500]);
                 check(
                     kernels,
                     precision,
@@ -403,8 +397,7 @@ fn rows_do_not_depend_on_their_company() {
             let (n_heads, d_kv, n) = (2, 24, 45);
             let inner = n_heads * d_kv;
             let run = |before: usize, after: usize| {
-                let mut packed =
-                    Packed::new(kernels, precision, n_heads, d_kv, &[before, n, after]);
+                let mut packed = Packed::new(kernels, n_heads, d_kv, &[before, n, after]);
                 let mut next = noise(77);
                 for token in before..before + n {
                     for column in 0..3 * inner {
@@ -438,19 +431,19 @@ fn queries_may_be_the_last_of_their_keys() {
         let precision = Precision::F32;
         let (n_heads, d_kv) = (2, 16);
         let inner = n_heads * d_kv;
-        let packed = Packed::new(kernels, precision, n_heads, d_kv, &[50, 9]);
+        let packed = Packed::new(kernels, n_heads, d_kv, &[50, 9]);
         let bias = relative_bias(n_heads);
         let mut all = packed.out(kernels, precision);
         kernels.attend(&packed.attention(), &bias, &CausalMask, &mut all);
         // The last three tokens of each row by themselves.
-        let mut queries = kernels.operand(precision, 6, inner);
+        let mut queries = kernels.operand(Precision::F32, 6, inner);
         let tokens = [47, 48, 49, 56, 57, 58];
         for (to, &from) in tokens.iter().enumerate() {
             for column in 0..inner {
                 queries.set(to, column, packed.qkv.get(from, column));
             }
         }
-        let mut out = kernels.operand(precision, 6, inner);
+        let mut out = kernels.operand(Precision::F32, 6, inner);
         let attention = Attention {
             queries: &queries,
             row_starts: &[0, 3, 6],
@@ -471,7 +464,7 @@ fn queries_may_be_the_last_of_their_keys() {
 fn nan_spreads_no_further_than_its_row() {
     for_each_isa(|kernels| {
         for precision in PRECISIONS {
-            let mut packed = Packed::new(kernels, precision, 1, 32, &[20, 20]);
+            let mut packed = Packed::new(kernels, 1, 32, &[20, 20]);
             packed.qkv.set(3, 40, f32::NAN);
             let mut out = packed.out(kernels, precision);
             kernels.attend(&packed.attention(), &NoBias, &NoMask, &mut out);

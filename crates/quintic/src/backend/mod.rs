@@ -88,7 +88,8 @@ pub struct Attention<'a, B: Backend + ?Sized> {
     pub n_heads: usize,
     /// Width of a head.
     pub d_kv: usize,
-    /// Queries (and, if fused, keys and values) of all rows.
+    /// Queries (and, if fused, keys and values) of all rows, in an
+    /// [attention operand](Backend::attention_operand).
     pub queries: &'a B::Operand,
     /// Where rows of queries begin, `[rows + 1]`.
     pub row_starts: &'a [usize],
@@ -212,6 +213,12 @@ pub trait Backend: Send + Sync {
 
     /// An operand buffer, contents unspecified.
     fn operand(&self, tokens: usize, columns: usize) -> Self::Operand;
+
+    /// A buffer for queries, keys and values, contents unspecified: what an attention reads
+    /// may be wider than what a product does.
+    fn attention_operand(&self, tokens: usize, columns: usize) -> Self::Operand {
+        self.operand(tokens, columns)
+    }
 
     /// An empty cache for `rows` rows of one attention layer.
     fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> Self::KvCache;

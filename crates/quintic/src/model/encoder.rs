@@ -81,7 +81,7 @@ impl<B: Backend> Encoder<B> {
         let tokens = batch.n_tokens();
         let mut x = backend.embed(&self.embedding, batch.ids());
         let mut normed = backend.operand(tokens, config.d_model);
-        let mut qkv = backend.operand(tokens, 3 * config.inner_dim());
+        let mut qkv = backend.attention_operand(tokens, 3 * config.inner_dim());
         let mut heads = backend.operand(tokens, config.inner_dim());
         let mut hidden = backend.operand(tokens, config.d_ff);
         let mut inner = Vec::new();

@@ -232,6 +232,10 @@ impl Backend for Cpu {
         self.kernels.operand(self.precision, tokens, columns)
     }
 
+    fn attention_operand(&self, tokens: usize, columns: usize) -> Operand {
+        self.kernels.operand(Precision::F32, tokens, columns)
+    }
+
     fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> KvCache {
         KvCache::new(rows, n_heads * d_kv)
     }
@@ -275,7 +279,7 @@ impl Backend for Cpu {
         first_column: usize,
         row_starts: &[usize],
     ) {
-        let new = |tokens, columns| self.operand(tokens, columns);
+        let new = |tokens, columns| self.attention_operand(tokens, columns);
         cache.append(kv, first_column, row_starts, new);
     }
 
