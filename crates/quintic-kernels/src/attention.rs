@@ -9,10 +9,11 @@
 
 use std::ops::Range;
 
-use crate::math::{split_bf16, to_bf16};
+use crate::math::split_bf16;
 use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
+use crate::rowwise::Pairs;
 use crate::scores::{ScoreBias, ScoreMask, ScoresAt};
 use crate::{Isa, Kernels};
 
@@ -390,7 +391,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     for (k, &value) in row.iter().enumerate() {
                         let to = ((k / CHUNK * 2 + key % PANEL / 16) * 16 + k % CHUNK / 2) * 32;
                         let to = panel + to + key % 16 * 2 + k % 2;
-                        self.put(self.planes.scores, &planes, to, value);
+                        self.put(&planes, to, value);
                     }
                 }
             }
@@ -402,7 +403,12 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                 for key in 0..n {
                     let row = f32_row(keys.values, first + key, value_column, d_kv);
                     for (panel, values) in row.chunks(PANEL).enumerate() {
-                        v[(panel * n + key) * PANEL..][..values.len()].copy_from_slice(values);
+                        let to = &mut v[(panel * n + key) * PANEL..][..PANEL];
+                        match <&[f32; PANEL]>::try_from(values) {
+                            // Whole panels without a call for each.
+                            Ok(values) => to.copy_from_slice(values),
+                            Err(_) => to[..values.len()].copy_from_slice(values),
+                        }
                     }
                 }
             } else {
@@ -412,16 +418,19 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         std::slice::from_raw_parts_mut(*plane, padded * depth).fill(0);
                     }
                 }
-                for key in 0..n {
-                    let row = f32_row(keys.values, first + key, value_column, d_kv);
-                    for (half, values) in row.chunks(16).enumerate() {
-                        let to = half / 2 * padded * PANEL
-                            + ((key / CHUNK * 2 + half % 2) * 16 + key % CHUNK / 2) * 32
-                            + key % 2;
-                        for (column, &value) in values.iter().enumerate() {
-                            self.put(self.planes.values, &planes, to + 2 * column, value);
-                        }
-                    }
+                for key in (0..n).step_by(2) {
+                    let row = |key| f32_row(keys.values, first + key, value_column, d_kv);
+                    let to = (key / CHUNK * 2 * 16 + key % CHUNK / 2) * PANEL;
+                    (self.kernels.table.rows.pairs)(&Pairs {
+                        even: row(key),
+                        odd: (key + 1 < n).then(|| row(key + 1)),
+                        high: planes[0].add(to),
+                        low: match self.planes.values {
+                            1 => std::ptr::null_mut(),
+                            _ => planes[1].add(to),
+                        },
+                        panel: padded * PANEL,
+                    });
                 }
             }
         }
@@ -439,22 +448,18 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         }
     }
 
-    /// Stores the parts of a value in `planes` planes.
+    /// Stores both parts of a value.
     ///
     /// # Safety
     ///
     /// The planes have an element `to`.
     #[inline(always)]
-    unsafe fn put(&self, planes: usize, start: &[*mut u16; 2], to: usize, value: f32) {
+    unsafe fn put(&self, planes: &[*mut u16; 2], to: usize, value: f32) {
+        let (high, low) = split_bf16(value);
         // SAFETY: by the caller's word.
         unsafe {
-            if planes == 1 {
-                *start[0].add(to) = to_bf16(value);
-            } else {
-                let (high, low) = split_bf16(value);
-                *start[0].add(to) = high;
-                *start[1].add(to) = low;
-            }
+            *planes[0].add(to) = high;
+            *planes[1].add(to) = low;
         }
     }
 
@@ -477,7 +482,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                 }
                 for k in 0..row {
                     let value = values.get(k).copied().unwrap_or(0.0);
-                    self.put(self.planes.scores, &planes, query * row + k, value);
+                    self.put(&planes, query * row + k, value);
                 }
             }
         }

@@ -44,11 +44,11 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let p = fma::<FMA>(p, r, 1.666_666_545_9e-1);
     let p = fma::<FMA>(p, r, 5.000_000_120_1e-1);
     let p = fma::<FMA>(p, r * r, r) + 1.0;
-    // 2^128 has no f32, so the scale is applied in two steps.
-    let exponent = (shifted.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32);
-    let half = exponent >> 1;
-    let scale = |e: i32| f32::from_bits((e.wrapping_add(127) as u32) << 23);
-    let result = p * scale(half) * scale(exponent.wrapping_sub(half));
+    // The exponent is added to that of the polynomial, which lies in [0.7, 1.5): `n` runs from
+    // -126 to 128, and where it is one of the ends the polynomial is on the safe side of 1.
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()) << 23;
+    let result = f32::from_bits(p.to_bits().wrapping_add(exponent));
+    let result = if x.is_nan() { x } else { result };
     let result = if x < LOWEST { 0.0 } else { result };
     if x > HIGHEST { f32::INFINITY } else { result }
 }

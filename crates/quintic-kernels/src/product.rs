@@ -188,28 +188,24 @@ impl<'a> Plan<'a> {
                 let sums = unsafe { sums.add(panel * tile) };
                 let block = BlockOf {
                     panel: first_panel + panel,
+                    next: match panel + 1 < panels {
+                        true => (first_panel + panel + 1, k),
+                        false if last => (first_panel + panels, 0),
+                        false => (first_panel, k + step),
+                    },
                     first_row,
                     rows,
                     k,
                     step,
                     sums,
                     wide,
+                    finish: last.then_some(finish),
                 };
                 // SAFETY: by the caller's word.
                 unsafe {
                     match self.planes {
                         None => self.f32_block(&block),
                         Some(planes) => self.bf16_block(&block, planes),
-                    }
-                    if last {
-                        (self.table.rows.finish)(&FinishBlock {
-                            sums,
-                            rows,
-                            token: first_row,
-                            column: block.panel * shape.panel_columns(),
-                            columns: shape.columns,
-                            finish: *finish,
-                        });
                     }
                 }
             }
@@ -227,7 +223,7 @@ impl<'a> Plan<'a> {
     /// # Safety
     ///
     /// As [`Plan::run`].
-    unsafe fn f32_block(&self, block: &BlockOf) {
+    unsafe fn f32_block(&self, block: &BlockOf<'_>) {
         let panel = self.w.panel(block.panel, 0);
         // SAFETY: `k + step <= depth`, so all ranges are inside the panel; packed bytes are
         // aligned to cache lines, and whole elements.
@@ -253,7 +249,9 @@ impl<'a> Plan<'a> {
                 }
             }
         };
+        let mut next = self.next_block(block);
         for row in (0..block.rows).step_by(self.micro_rows) {
+            next.fetch();
             let at = self.x.stride.at(block.first_row + row, 0) + block.k;
             // SAFETY: rows and `k` are inside the operand, rows inside the tile of sums.
             unsafe {
@@ -267,6 +265,7 @@ impl<'a> Plan<'a> {
                     rows: self.micro_rows.min(block.rows - row),
                     accumulate: block.k > 0,
                 });
+                self.finish(block, row);
             }
         }
     }
@@ -274,11 +273,13 @@ impl<'a> Plan<'a> {
     /// # Safety
     ///
     /// As [`Plan::run`].
-    unsafe fn bf16_block(&self, block: &BlockOf, planes: Planes) {
+    unsafe fn bf16_block(&self, block: &BlockOf<'_>, planes: Planes) {
         let Some(micro) = self.table.bf16 else {
             unreachable!("checked when the plan was made")
         };
+        let mut next = self.next_block(block);
         for row in (0..block.rows).step_by(self.micro_rows) {
+            next.fetch();
             for (term, &(x_plane, w_plane)) in planes.iter().enumerate() {
                 let at = self.x.stride.at(block.first_row + row, block.k);
                 let b = self.w.panel(block.panel, w_plane).as_ptr().cast::<u16>();
@@ -298,13 +299,90 @@ impl<'a> Plan<'a> {
                     });
                 }
             }
+            // SAFETY: by the caller's word.
+            unsafe { self.finish(block, row) };
         }
     }
 }
 
+impl Plan<'_> {
+    /// Hands the sums of some rows on while they are in the nearest cache.
+    ///
+    /// # Safety
+    ///
+    /// As [`Plan::run`].
+    unsafe fn finish(&self, block: &BlockOf<'_>, row: usize) {
+        let Some(finish) = block.finish else { return };
+        let shape = self.w.shape();
+        // SAFETY: by the caller's word; the row is inside the tile of sums.
+        unsafe {
+            (self.table.rows.finish)(&FinishBlock {
+                sums: block.sums.add(row * PANEL),
+                rows: self.micro_rows.min(block.rows - row),
+                token: block.first_row + row,
+                column: block.panel * shape.panel_columns(),
+                columns: shape.columns,
+                finish: *finish,
+            });
+        }
+    }
+
+    /// The weights of the next block, to be fetched bit by bit while this one is multiplied.
+    fn next_block(&self, block: &BlockOf<'_>) -> Ahead {
+        let shape = self.w.shape();
+        let calls = block.rows.div_ceil(self.micro_rows);
+        if calls < FETCH_CALLS || block.next.0 >= shape.panels() {
+            return Ahead::nothing();
+        }
+        let panel = self.w.panel(block.next.0, 0);
+        let row_bytes = PANEL * if shape.storage == Storage::F32 { 4 } else { 2 };
+        let start = (block.next.1 * row_bytes).min(panel.len());
+        let n_bytes = (block.step * row_bytes).min(panel.len() - start);
+        Ahead {
+            at: panel[start..].as_ptr(),
+            lines: n_bytes.div_ceil(64),
+            a_call: n_bytes.div_ceil(64).div_ceil(calls),
+        }
+    }
+}
+
+/// From so many calls on a block of weights is fetched while the one before is multiplied.
+/// With fewer, each call would ask for more lines at once than a core can wait for; then the
+/// innermost product fetches what it is about to read.
+const FETCH_CALLS: usize = 6;
+
+/// Lines of memory that will be read soon.
+struct Ahead {
+    at: *const u8,
+    lines: usize,
+    a_call: usize,
+}
+
+impl Ahead {
+    fn nothing() -> Self {
+        Ahead {
+            at: std::ptr::null(),
+            lines: 0,
+            a_call: 0,
+        }
+    }
+
+    /// Asks for the next few lines.
+    fn fetch(&mut self) {
+        let n = self.a_call.min(self.lines);
+        for _ in 0..n {
+            crate::memory::prefetch(self.at);
+            self.at = self.at.wrapping_add(64);
+        }
+        self.lines -= n;
+    }
+}
+
 /// What one pass over the rows of a block works on.
-struct BlockOf {
+struct BlockOf<'a> {
     panel: usize,
+    /// Panel and first `k` of the block that comes after this one.
+    next: (usize, usize),
     first_row: usize,
     rows: usize,
     k: usize,
@@ -313,4 +391,6 @@ struct BlockOf {
     sums: *mut f32,
     /// Room for a block of a panel in f32.
     wide: *mut f32,
+    /// What becomes of the sums, if this is the last `k`.
+    finish: Option<&'a Finish>,
 }

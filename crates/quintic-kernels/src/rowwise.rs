@@ -2,7 +2,7 @@
 //! instruction set.
 
 use crate::Activation;
-use crate::math::{LANES, activate, exp, from_bf16, to_bf16};
+use crate::math::{LANES, activate, exp, from_bf16, split_bf16, to_bf16};
 use crate::memory::Shared;
 use crate::micro::{CHUNK, PANEL};
 use crate::operand::Sink;
@@ -56,6 +56,21 @@ pub(crate) struct NormBlock<'a> {
     pub(crate) out: Sink,
 }
 
+/// Two rows of a matrix that is the weights of a product of bf16: adjacent `k`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pairs<'a> {
+    /// Row `2 k`.
+    pub(crate) even: &'a [f32],
+    /// Row `2 k + 1`, as long; zeros if there is none.
+    pub(crate) odd: Option<&'a [f32]>,
+    /// Place of the pair in the first panel.
+    pub(crate) high: *mut u16,
+    /// The same for the rest that a bf16 leaves; null if that is left out.
+    pub(crate) low: *mut u16,
+    /// Elements from one panel to the next.
+    pub(crate) panel: usize,
+}
+
 /// Row operations of an instruction set. All are `unsafe` to call for one reason: the
 /// instruction set must be there. What else they ask for stands at each.
 #[derive(Clone, Copy, Debug)]
@@ -70,10 +85,10 @@ pub(crate) struct Rowwise {
     pub(crate) exp: unsafe fn(&mut [f32], f32) -> f32,
     /// As `exp`, but writes bf16 and sums what they are after rounding.
     pub(crate) exp_bf16: unsafe fn(&[f32], f32, &mut [u16]) -> f32,
+    /// Two rows as pairs of bf16, see [`Pairs`], whose places exist and are this thread's.
+    pub(crate) pairs: unsafe fn(&Pairs<'_>),
     /// `x *= factor`.
     pub(crate) scale: unsafe fn(&mut [f32], f32),
-    /// `x += y`.
-    pub(crate) add: unsafe fn(&mut [f32], &[f32]),
     /// bf16 chunks in panel order to rows of 32 f32: `out` has `32 * chunks` rows.
     pub(crate) widen_bf16: unsafe fn(&[u16], &mut [f32]),
     /// f16 to f32, one by one.
@@ -96,7 +111,7 @@ macro_rules! instantiate {
             exp: instance::exp,
             exp_bf16: instance::exp_bf16,
             scale: instance::scale,
-            add: instance::add,
+            pairs: instance::pairs,
             widen_bf16: instance::widen_bf16,
             widen_f16: instance::widen_f16,
         };
@@ -105,7 +120,7 @@ macro_rules! instantiate {
         mod instance {
             // The one thing that every function here asks for: the instruction set.
             #![allow(clippy::missing_safety_doc)]
-            use crate::rowwise::{FinishBlock, NormBlock, body};
+            use crate::rowwise::{FinishBlock, NormBlock, Pairs, body};
 
             $(#[$feature])?
             pub(super) unsafe fn finish(block: &FinishBlock) {
@@ -134,8 +149,9 @@ macro_rules! instantiate {
                 body::scale(x, factor)
             }
             $(#[$feature])?
-            pub(super) unsafe fn add(x: &mut [f32], y: &[f32]) {
-                body::add(x, y)
+            pub(super) unsafe fn pairs(rows: &Pairs<'_>) {
+                // SAFETY: by the caller's word.
+                unsafe { body::pairs(rows) }
             }
             $(#[$feature])?
             pub(super) unsafe fn widen_bf16(panel: &[u16], out: &mut [f32]) {
@@ -177,13 +193,20 @@ pub(crate) mod body {
         one!(Relu GeluTanh GeluErf QuickGelu Silu Tanh Sigmoid Linear)
     }
 
-    /// Calls `store` with 16 results at a time: `(half, lanes, how many of them count)`.
+    /// Calls `store` with 16 results at a time: `(token, column, lanes, how many of them
+    /// count)`. `FULL` says that all do, which keeps lanes out of memory.
     #[inline(always)]
-    fn halves(block: &FinishBlock, mut store: impl FnMut(usize, usize, Lanes, usize)) {
+    fn halves<const FULL: bool>(
+        block: &FinishBlock,
+        mut store: impl FnMut(usize, usize, Lanes, usize),
+    ) {
         for row in 0..block.rows {
             for half in 0..2 {
                 let column = block.column + half * LANES;
-                let n = block.columns.saturating_sub(column).min(LANES);
+                let n = match FULL {
+                    true => LANES,
+                    false => block.columns.saturating_sub(column).min(LANES),
+                };
                 // SAFETY: the sums of a panel's row are 32 values.
                 let lanes = unsafe { *block.sums.add(row * PANEL + half * LANES).cast::<Lanes>() };
                 store(block.token + row, column, lanes, n);
@@ -192,11 +215,17 @@ pub(crate) mod body {
     }
 
     #[inline(always)]
-    unsafe fn put(sink: &Sink, token: usize, column: usize, lanes: &Lanes, n: usize) {
+    unsafe fn put<const FULL: bool>(
+        sink: &Sink,
+        token: usize,
+        column: usize,
+        lanes: Lanes,
+        n: usize,
+    ) {
         // SAFETY: by the caller's word; a panel's halves are half chunks of the result.
         unsafe {
-            if n == LANES {
-                sink.store(token, column, lanes);
+            if FULL {
+                sink.store(token, column, &lanes);
             } else {
                 sink.store_n(token, column, &lanes[..n]);
             }
@@ -214,37 +243,49 @@ pub(crate) mod body {
     /// As [`Rowwise::finish`].
     #[inline(always)]
     pub(crate) unsafe fn finish<const FMA: bool>(block: &FinishBlock) {
+        let gated = matches!(block.finish, Finish::Gate(..));
+        let width = if gated { LANES } else { PANEL };
+        // SAFETY: by the caller's word.
+        unsafe {
+            if block.column + width <= block.columns {
+                finish_columns::<FMA, true>(block);
+            } else {
+                finish_columns::<FMA, false>(block);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish_columns<const FMA: bool, const FULL: bool>(block: &FinishBlock) {
         // SAFETY (all of them): the elements are this thread's, by the caller's word.
         match block.finish {
-            Finish::Store(sink) => halves(block, |token, column, lanes, n| {
+            Finish::Store(sink) => halves::<FULL>(block, |token, column, lanes, n| {
                 // SAFETY: see above.
-                unsafe { put(&sink, token, column, &lanes, n) };
+                unsafe { put::<FULL>(&sink, token, column, lanes, n) };
             }),
-            Finish::Add { out, row } => halves(block, |token, column, lanes, n| {
-                // SAFETY: see above.
-                let out = unsafe { f32_row(out, token * row + column, n) };
-                if n == LANES {
-                    for (out, lane) in out[..LANES].iter_mut().zip(lanes) {
-                        *out += lane;
-                    }
-                } else {
-                    for (out, lane) in out.iter_mut().zip(lanes) {
-                        *out += lane;
-                    }
-                }
-            }),
-            Finish::Scale { out, row, scale } => halves(block, |token, column, lanes, n| {
+            Finish::Add { out, row } => halves::<FULL>(block, |token, column, lanes, n| {
                 // SAFETY: see above.
                 let out = unsafe { f32_row(out, token * row + column, n) };
                 for (out, lane) in out.iter_mut().zip(lanes) {
-                    *out = scale * lane;
+                    *out += lane;
                 }
             }),
-            Finish::Activate(activation, sink) => halves(block, |token, column, lanes, n| {
-                let lanes = activate_lanes::<FMA>(activation, lanes);
-                // SAFETY: see above.
-                unsafe { put(&sink, token, column, &lanes, n) };
-            }),
+            Finish::Scale { out, row, scale } => {
+                halves::<FULL>(block, |token, column, lanes, n| {
+                    // SAFETY: see above.
+                    let out = unsafe { f32_row(out, token * row + column, n) };
+                    for (out, lane) in out.iter_mut().zip(lanes) {
+                        *out = scale * lane;
+                    }
+                })
+            }
+            Finish::Activate(activation, sink) => {
+                halves::<FULL>(block, |token, column, lanes, n| {
+                    let lanes = activate_lanes::<FMA>(activation, lanes);
+                    // SAFETY: see above.
+                    unsafe { put::<FULL>(&sink, token, column, lanes, n) };
+                });
+            }
             Finish::Gate(activation, sink) => {
                 let n = block.columns.saturating_sub(block.column).min(LANES);
                 for row in 0..block.rows {
@@ -255,7 +296,7 @@ pub(crate) mod body {
                         *lane *= up;
                     }
                     // SAFETY: see above.
-                    unsafe { put(&sink, block.token + row, block.column, &lanes, n) };
+                    unsafe { put::<FULL>(&sink, block.token + row, block.column, lanes, n) };
                 }
             }
         }
@@ -397,10 +438,42 @@ pub(crate) mod body {
         }
     }
 
+    /// # Safety
+    ///
+    /// As [`Rowwise::pairs`].
     #[inline(always)]
-    pub(crate) fn add(x: &mut [f32], y: &[f32]) {
-        for (x, &y) in x.iter_mut().zip(y) {
-            *x += y;
+    pub(crate) unsafe fn pairs(rows: &Pairs<'_>) {
+        let n = rows.even.len();
+        for (half, first) in (0..n).step_by(LANES).enumerate() {
+            let to = half / 2 * rows.panel + half % 2 * (CHUNK / 2 * PANEL);
+            let columns = (n - first).min(LANES);
+            // SAFETY: by the caller's word.
+            let high = unsafe { rows.high.add(to).cast::<u32>() };
+            let low = rows.low.wrapping_add(to).cast::<u32>();
+            let mut one = |column: usize| {
+                let even = rows.even[first + column];
+                let odd = rows.odd.map_or(0.0, |odd| odd[first + column]);
+                let join = |even: u16, odd: u16| u32::from(odd) << 16 | u32::from(even);
+                // SAFETY: as above; a pair is aligned, since rows of pairs are.
+                unsafe {
+                    if rows.low.is_null() {
+                        *high.add(column) = join(to_bf16(even), to_bf16(odd));
+                    } else {
+                        let (even, odd) = (split_bf16(even), split_bf16(odd));
+                        *high.add(column) = join(even.0, odd.0);
+                        *low.add(column) = join(even.1, odd.1);
+                    }
+                }
+            };
+            if columns == LANES {
+                for column in 0..LANES {
+                    one(column);
+                }
+            } else {
+                for column in 0..columns {
+                    one(column);
+                }
+            }
         }
     }
 

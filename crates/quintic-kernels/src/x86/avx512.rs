@@ -21,6 +21,11 @@ pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
     leave: nothing,
 };
 
+/// How many bytes ahead of their use weights are asked for. With few rows they come from
+/// memory at the rate at which they are multiplied, and the hardware's own prefetching stops
+/// at every page.
+const AHEAD: usize = 2048;
+
 /// There is no state to set up.
 ///
 /// # Safety
@@ -84,6 +89,8 @@ unsafe fn f32_rows<const ROWS: usize>(block: &F32Block) {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         let (mut a, mut b) = (block.a, block.b);
         for _ in 0..block.depth {
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD / 4).cast());
+            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD / 4 + 16).cast());
             let columns = [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16))];
             for (row, sums) in sums.iter_mut().enumerate() {
                 let value = _mm512_set1_ps(*a.add(row * block.a_row));
@@ -109,6 +116,9 @@ unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
             // Pairs of `k` are adjacent in `a`, and side by side in `b`.
             let mut a = chunk;
             for pair in 0..16 {
+                let ahead = b.wrapping_add(AHEAD / 2 + pair * 64);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(32).cast());
                 let columns = [
                     as_bf16(_mm512_loadu_si512(b.add(pair * 32).cast())),
                     as_bf16(_mm512_loadu_si512(b.add(pair * 32 + 512).cast())),
