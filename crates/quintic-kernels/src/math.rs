@@ -94,6 +94,12 @@ pub(crate) fn activate<const FMA: bool>(activation: Activation, x: f32) -> f32 {
     }
 }
 
+/// The tanh form of GELU for tests of its vector form.
+#[cfg(test)]
+pub(crate) fn activate_gelu_tanh_fma(x: f32) -> f32 {
+    activate::<true>(Activation::GeluTanh, x)
+}
+
 /// The nearest bf16, ties to even; NaN stays NaN.
 #[inline(always)]
 pub(crate) fn to_bf16(x: f32) -> u16 {

@@ -240,6 +240,18 @@ impl Sink {
         unsafe { self.store_n(token, column, values) }
     }
 
+    /// Where bf16 values from `column` on are to be written, if the form is bf16 in one plane.
+    #[inline(always)]
+    pub(crate) fn bf16_place(&self, token: usize, column: usize) -> Option<*mut u16> {
+        match self.form {
+            Form::Bf16 | Form::Bf16Tiles => {
+                let start = self.start.get().cast::<u16>();
+                Some(start.wrapping_add(self.stride.at(token, column)))
+            }
+            Form::F32 | Form::Split => None,
+        }
+    }
+
     /// As [`Sink::store`], for a number of values that is not known beforehand.
     ///
     /// # Safety

@@ -32,10 +32,10 @@ impl Table {
         };
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::x86::{amx, avx2, avx512};
+            use crate::x86::{amx, avx2, avx512, avx512_rows};
             let with_avx512 = Table {
                 f32: avx512::MICRO_F32,
-                rows: avx512::ROWWISE,
+                rows: avx512_rows::ROWWISE,
                 ..portable
             };
             match isa {

@@ -1,0 +1,230 @@
+//! The row operations that take the most time, by hand: left to the compiler, their lanes
+//! are taken apart and put together again. All others are `rowwise`'s.
+
+use std::arch::x86_64::*;
+
+use crate::Activation;
+use crate::micro::{CHUNK, PANEL};
+use crate::rowwise::{Finish, FinishBlock, Pairs, Rowwise};
+use crate::x86::avx512;
+
+pub(crate) const ROWWISE: Rowwise = Rowwise {
+    finish,
+    pairs,
+    exp: exp_row,
+    exp_bf16: exp_row_bf16,
+    ..avx512::ROWWISE
+};
+
+/// Lanes of a vector.
+const LANES: usize = 16;
+
+/// # Safety
+///
+/// As [`Rowwise::finish`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn finish(block: &FinishBlock) {
+    let whole = block.column + LANES <= block.columns;
+    // SAFETY: by the caller's word; the sums of a panel's row are 32 values.
+    unsafe {
+        match block.finish {
+            Finish::Gate(Activation::GeluTanh, sink) if whole => {
+                for row in 0..block.rows {
+                    let sums = block.sums.add(row * PANEL);
+                    let gate = gelu_tanh(_mm512_loadu_ps(sums));
+                    let product = _mm512_mul_ps(gate, _mm512_loadu_ps(sums.add(LANES)));
+                    let mut lanes = [0.0f32; LANES];
+                    _mm512_storeu_ps(lanes.as_mut_ptr(), product);
+                    match sink.bf16_place(block.token + row, block.column) {
+                        Some(place) => {
+                            _mm256_storeu_si256(
+                                place.cast(),
+                                _mm512_cvtepi32_epi16(to_bf16(product)),
+                            );
+                        }
+                        None => sink.store(block.token + row, block.column, &lanes),
+                    }
+                }
+            }
+            _ => (avx512::ROWWISE.finish)(block),
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Rowwise::pairs`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn pairs(rows: &Pairs<'_>) {
+    let n = rows.even.len();
+    if n % LANES != 0 || !rows.low.is_null() {
+        // SAFETY: by the caller's word.
+        return unsafe { (avx512::ROWWISE.pairs)(rows) };
+    }
+    for half in 0..n / LANES {
+        let to = half / 2 * rows.panel + half % 2 * (CHUNK / 2 * PANEL);
+        // SAFETY: by the caller's word; both rows have `n` values.
+        unsafe {
+            let even = to_bf16(_mm512_loadu_ps(rows.even.as_ptr().add(half * LANES)));
+            let pair = match rows.odd {
+                Some(odd) => {
+                    let odd = to_bf16(_mm512_loadu_ps(odd[half * LANES..][..LANES].as_ptr()));
+                    _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd))
+                }
+                None => even,
+            };
+            _mm512_storeu_si512(rows.high.add(to).cast(), pair);
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Rowwise::exp`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn exp_row(x: &mut [f32], shift: f32) -> f32 {
+    let shift = _mm512_set1_ps(shift);
+    let mut sum = _mm512_setzero_ps();
+    for x in x.chunks_mut(LANES) {
+        let mask = mask_of(x.len());
+        // SAFETY: the mask leaves out what is not in the chunk.
+        unsafe {
+            let values = _mm512_maskz_loadu_ps(mask, x.as_ptr());
+            let values = _mm512_maskz_mov_ps(mask, exp(_mm512_sub_ps(values, shift)));
+            _mm512_mask_storeu_ps(x.as_mut_ptr(), mask, values);
+            sum = _mm512_add_ps(sum, values);
+        }
+    }
+    _mm512_reduce_add_ps(sum)
+}
+
+/// # Safety
+///
+/// As [`Rowwise::exp_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn exp_row_bf16(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
+    let shift = _mm512_set1_ps(shift);
+    let mut sum = _mm512_setzero_ps();
+    for (x, out) in x.chunks(LANES).zip(out[..x.len()].chunks_mut(LANES)) {
+        let mask = mask_of(x.len());
+        // SAFETY: the mask leaves out what is not in the chunks, which are as long.
+        unsafe {
+            let values = _mm512_maskz_loadu_ps(mask, x.as_ptr());
+            let values = to_bf16(exp(_mm512_sub_ps(values, shift)));
+            let values = _mm512_maskz_mov_epi32(mask, values);
+            _mm512_mask_cvtepi32_storeu_epi16(out.as_mut_ptr().cast(), mask, values);
+            let rounded = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(values));
+            sum = _mm512_add_ps(sum, rounded);
+        }
+    }
+    _mm512_reduce_add_ps(sum)
+}
+
+/// The first `n` lanes, at most 16.
+fn mask_of(n: usize) -> __mmask16 {
+    (u32::MAX >> (32 - n.clamp(1, LANES))) as __mmask16
+}
+
+/// [`math::activate`](crate::math::activate) of `GeluTanh`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,fma")]
+fn gelu_tanh(x: __m512) -> __m512 {
+    let set = |value: f32| _mm512_set1_ps(value);
+    let cubic = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_mul_ps(set(0.044_715), x), x), x, x);
+    let exponential = exp(_mm512_mul_ps(set(-1.595_769_1), cubic));
+    _mm512_div_ps(x, _mm512_add_ps(set(1.0), exponential))
+}
+
+/// [`math::exp`](crate::math::exp).
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,fma")]
+// The constants are Cephes'.
+#[allow(clippy::excessive_precision)]
+fn exp(x: __m512) -> __m512 {
+    let set = |value: f32| _mm512_set1_ps(value);
+    let (lowest, highest) = (set(-87.336_54), set(88.722_83));
+    // The second operand is returned where one is NaN.
+    let inside = _mm512_min_ps(highest, _mm512_max_ps(lowest, x));
+    let round = set(12_582_912.0);
+    let shifted = _mm512_fmadd_ps(inside, set(std::f32::consts::LOG2_E), round);
+    let n = _mm512_sub_ps(shifted, round);
+    let r = _mm512_fmadd_ps(n, set(-0.693_359_375), inside);
+    let r = _mm512_fmadd_ps(n, set(2.121_944_4e-4), r);
+    let mut p = set(1.987_569_15e-4);
+    for c in [
+        1.398_199_950_7e-3,
+        8.333_451_907_3e-3,
+        4.166_579_589_4e-2,
+        1.666_666_545_9e-1,
+        5.000_000_120_1e-1,
+    ] {
+        p = _mm512_fmadd_ps(p, r, set(c));
+    }
+    let p = _mm512_add_ps(_mm512_fmadd_ps(p, _mm512_mul_ps(r, r), r), set(1.0));
+    let exponent = _mm512_sub_epi32(_mm512_castps_si512(shifted), _mm512_castps_si512(round));
+    let exponent = _mm512_slli_epi32::<23>(exponent);
+    let result = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent));
+    let low = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(x, lowest);
+    let result = _mm512_mask_mov_ps(result, low, set(0.0));
+    let high = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(x, highest);
+    let result = _mm512_mask_mov_ps(result, high, set(f32::INFINITY));
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+    _mm512_mask_mov_ps(result, nan, x)
+}
+
+/// [`math::to_bf16`](crate::math::to_bf16), each in the lower half of 32 bits.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn to_bf16(x: __m512) -> __m512i {
+    let bits = _mm512_castps_si512(x);
+    let upper = _mm512_srli_epi32::<16>(bits);
+    let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+    let rounding = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+    let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, rounding));
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+    _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Isa, math};
+
+    fn lanes(x: [f32; LANES], f: unsafe fn(__m512) -> __m512) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        // SAFETY: the caller has found AVX-512.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), f(_mm512_loadu_ps(x.as_ptr()))) };
+        out
+    }
+
+    /// Every 9,973rd float, sixteen at a time: the same functions as `math` has.
+    #[test]
+    fn vectors_equal_scalars() {
+        if !Isa::Avx512.is_available() {
+            return;
+        }
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn bf16(x: __m512) -> __m512 {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(to_bf16(x)))
+        }
+        let all: Vec<f32> = (0..=u32::MAX).step_by(9973).map(f32::from_bits).collect();
+        for x in all.as_chunks::<LANES>().0 {
+            let checks: [(unsafe fn(__m512) -> __m512, fn(f32) -> f32); 3] = [
+                (exp, math::exp::<true>),
+                (gelu_tanh, math::activate_gelu_tanh_fma),
+                (bf16, |x| math::from_bf16(math::to_bf16(x))),
+            ];
+            for (vector, scalar) in checks {
+                for (found, expected) in lanes(*x, vector).into_iter().zip(x.map(scalar)) {
+                    // The two may multiply in another order; three ulp of an exponent of up to 88
+                    // are 264 ulp of its power.
+                    let near = (found - expected).abs() <= 3.0 * 88.0 * 6e-8 * expected.abs();
+                    assert!(
+                        near || found == expected || (found.is_nan() && expected.is_nan()),
+                        "{found} {expected}"
+                    );
+                }
+            }
+        }
+    }
+}
