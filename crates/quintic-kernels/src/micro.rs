@@ -75,7 +75,9 @@ pub(crate) struct MicroF32 {
 pub(crate) struct MicroBf16 {
     /// Most rows of a block.
     pub(crate) max_rows: usize,
-    /// Rows are computed in multiples of this.
+    /// Rows are computed in multiples of this, at most [`TILE_ROWS`](crate::operand::TILE_ROWS):
+    /// operands and scratch have so many rows.
+    #[cfg_attr(not(test), allow(dead_code, reason = "a promise that tests check"))]
     pub(crate) row_multiple: usize,
     /// # Safety
     ///
@@ -153,5 +155,122 @@ pub(crate) mod reference {
                 };
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{for_each_isa, noise};
+
+    /// Sums over `k` terms in f32 with factors below 1: each term passes through at most
+    /// `k + 1` additions, each off by 2^-24 of at most `k`.
+    fn near(found: f32, expected: f32, k: usize) -> bool {
+        let k = k as f32 + 2.0;
+        (found - expected).abs() <= 2.0 * k * k * 2f32.powi(-24)
+    }
+
+    #[test]
+    fn f32_blocks_equal_plain_loops() {
+        for_each_isa(|kernels| {
+            let micro = kernels.table.f32;
+            for rows in 1..=micro.max_rows {
+                for depth in [0, 1, 2, 17, 128] {
+                    for accumulate in [false, true] {
+                        let mut next = noise(rows * 1000 + depth);
+                        let (a_row, c_row) = (depth + 3, PANEL + 5);
+                        let a: Vec<f32> = (0..rows * a_row).map(|_| next()).collect();
+                        let b: Vec<f32> = (0..depth * PANEL).map(|_| next()).collect();
+                        let mut found: Vec<f32> = (0..rows * c_row).map(|_| next()).collect();
+                        let mut expected = found.clone();
+                        let mut block = F32Block {
+                            a: a.as_ptr(),
+                            a_row,
+                            b: b.as_ptr(),
+                            depth,
+                            c: found.as_mut_ptr(),
+                            c_row,
+                            rows,
+                            accumulate,
+                        };
+                        // SAFETY: everything was allocated; the instruction set is there.
+                        unsafe {
+                            (micro.run)(&block);
+                            block.c = expected.as_mut_ptr();
+                            reference::f32_block(&block);
+                        }
+                        for (at, (&found, &expected)) in found.iter().zip(&expected).enumerate() {
+                            // What lies between rows must not change at all.
+                            let outside = at % c_row >= PANEL;
+                            assert!(
+                                if outside {
+                                    found == expected
+                                } else {
+                                    near(found, expected, depth)
+                                },
+                                "{} rows {rows}, depth {depth}, {at}: {found} {expected}",
+                                kernels.isa()
+                            );
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn bf16_blocks_equal_plain_loops() {
+        for_each_isa(|kernels| {
+            let Some(micro) = kernels.table.bf16 else {
+                return;
+            };
+            let random = |n: usize, seed: usize| {
+                let mut next = noise(seed);
+                (0..n)
+                    .map(|_| half::bf16::from_f32(next()).to_bits())
+                    .collect::<Vec<u16>>()
+            };
+            for rows in 1..=micro.max_rows {
+                for chunks in [0, 1, 3] {
+                    for accumulate in [false, true] {
+                        let whole = rows.next_multiple_of(micro.row_multiple);
+                        let a_row = chunks * CHUNK + 6;
+                        let a = random(whole * a_row, rows + chunks);
+                        let b = random(chunks * CHUNK * PANEL, rows);
+                        let mut found = vec![0.5f32; whole * PANEL];
+                        let mut expected = found.clone();
+                        let mut block = Bf16Block {
+                            a: a.as_ptr(),
+                            a_row,
+                            a_group: 16 * a_row,
+                            a_chunk: CHUNK,
+                            b: b.as_ptr(),
+                            chunks,
+                            c: found.as_mut_ptr(),
+                            c_row: PANEL,
+                            rows,
+                            accumulate,
+                        };
+                        // SAFETY: everything was allocated; the instruction set is there.
+                        unsafe {
+                            (micro.enter)();
+                            (micro.run)(&block);
+                            (micro.leave)();
+                            block.c = expected.as_mut_ptr();
+                            reference::bf16_block(&block);
+                        }
+                        for at in 0..rows * PANEL {
+                            assert!(
+                                near(found[at], expected[at], chunks * CHUNK),
+                                "{} rows {rows}, chunks {chunks}, {at}: {} {}",
+                                kernels.isa(),
+                                found[at],
+                                expected[at]
+                            );
+                        }
+                    }
+                }
+            }
+        });
     }
 }

@@ -450,7 +450,7 @@ pub(crate) mod body {
             // SAFETY: by the caller's word.
             let high = unsafe { rows.high.add(to).cast::<u32>() };
             let low = rows.low.wrapping_add(to).cast::<u32>();
-            let mut one = |column: usize| {
+            let one = |column: usize| {
                 let even = rows.even[first + column];
                 let odd = rows.odd.map_or(0.0, |odd| odd[first + column]);
                 let join = |even: u16, odd: u16| u32::from(odd) << 16 | u32::from(even);

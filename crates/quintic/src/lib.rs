@@ -57,7 +57,9 @@ pub use compute::{Compute, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
 pub use tensor::{ByteOwner, DType, Tensor};
-pub use text_encoder::{BackendKind, HiddenStates, LoadOptions, TextEncoder, config_of};
+pub use text_encoder::{
+    BackendKind, HiddenStates, LoadOptions, TextEncoder, activation_bytes_per_token, config_of,
+};
 pub use tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
 
 /// The README's Rust code is compiled with the tests.

@@ -257,13 +257,7 @@ impl TextEncoder {
     /// Bytes that encoding holds at once for each token of a batch: the residual stream, the
     /// operands of a layer's products and the result.
     pub fn activation_bytes_per_token(&self) -> u64 {
-        let config = &self.config;
-        self.encoder.bytes_per_token(&Widths {
-            d_model: config.d_model,
-            inner: config.inner_dim(),
-            d_ff: config.d_ff,
-            gated: config.feed_forward.gated,
-        }) + (config.d_model * size_of::<f32>()) as u64
+        self.encoder.bytes_per_token(&widths(&self.config)) + result_bytes(&self.config)
     }
 
     /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the
@@ -276,6 +270,38 @@ impl TextEncoder {
     pub fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
         self.encoder.pooled(batch, pool)
     }
+}
+
+/// What [`TextEncoder::activation_bytes_per_token`] would say, without a model.
+///
+/// # Errors
+///
+/// If the backend cannot be had on this machine.
+pub fn activation_bytes_per_token(
+    config: &T5Config,
+    backend: BackendKind,
+    compute: &Compute,
+) -> Result<u64> {
+    let widths = widths(config);
+    Ok(result_bytes(config)
+        + match backend {
+            BackendKind::Cpu => Cpu::new(compute)?.bytes_per_token(&widths),
+            BackendKind::Reference => Reference.bytes_per_token(&widths),
+        })
+}
+
+fn widths(config: &T5Config) -> Widths {
+    Widths {
+        d_model: config.d_model,
+        inner: config.inner_dim(),
+        d_ff: config.d_ff,
+        gated: config.feed_forward.gated,
+    }
+}
+
+/// A token's result in host memory.
+fn result_bytes(config: &T5Config) -> u64 {
+    (config.d_model * size_of::<f32>()) as u64
 }
 
 fn load(

@@ -4,7 +4,9 @@ use quintic::batch::PackedBatch;
 use quintic::checkpoint::Checkpoint;
 use quintic::config::{Family, T5Config};
 use quintic::sentence::SentenceHead;
-use quintic::{BackendKind, Compute, Error, Result, TextEncoder, config_of};
+use quintic::{
+    BackendKind, Compute, Error, Result, TextEncoder, activation_bytes_per_token, config_of,
+};
 use serde_json::{Map, Value, json};
 
 use crate::args::{FileArgs, InspectArgs};
@@ -111,12 +113,14 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
         .map(|field| (field.name.clone(), json!(field.reason)))
         .collect();
     say("unused_fields", json!(unused));
-    let loaded =
-        TextEncoder::from_checkpoint(checkpoint, BackendKind::default(), &Compute::default());
-    if let Ok(encoder) = &loaded {
+    // The reference leaves weights where they are: this checks the model without packing it.
+    let compute = Compute::default();
+    let loaded = TextEncoder::from_checkpoint(checkpoint, BackendKind::Reference, &compute);
+    let per_token = activation_bytes_per_token(&config, BackendKind::default(), &compute);
+    if let (Ok(encoder), Ok(per_token)) = (&loaded, per_token) {
         let memory = json!({
             "weights_bytes": encoder.weight_bytes(),
-            "per_1000_tokens_bytes": 1000 * encoder.activation_bytes_per_token(),
+            "per_1000_tokens_bytes": 1000 * per_token,
         });
         say("memory", memory);
     }

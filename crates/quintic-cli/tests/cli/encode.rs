@@ -260,7 +260,7 @@ fn a_summary_for_programs() {
         model.ids(&["two cats \u{1f408}"])[0].len()
     );
     assert_eq!(summary["unknown_tokens"], 1);
-    assert_eq!(summary["backend"], "reference");
+    assert_eq!(summary["backend"], "cpu");
     assert_eq!(summary["dtype"], "f32");
     assert_eq!(summary["output"], model.path("out.safetensors"));
     for name in ["load_s", "encode_s", "tokens_per_s"] {
@@ -321,6 +321,8 @@ fn models_that_are_not_folders() {
         "encode",
         "--model",
         &root,
+        "--backend",
+        "reference",
         "--subfolder",
         "model",
         "-o",

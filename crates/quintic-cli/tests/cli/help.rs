@@ -48,7 +48,7 @@ fn every_option_has_a_line() {
     ));
     for part in [
         "[default: 4096]",
-        "[default: reference]",
+        "[default: cpu]",
         "- compute:",
         "- sentence:",
     ] {

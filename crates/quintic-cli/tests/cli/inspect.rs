@@ -36,7 +36,7 @@ output head         none
     assert!(ran.out.starts_with(&expected), "{}", ran.out);
     for line in [
         "\ntokenizer           T5Tokenizer over SentencePiece (unigram, 32000 pieces",
-        "\nmemory              weights          1.0 MB\n                    per 1000 tokens  400.0 kB\n",
+        "\nmemory              weights          1.0 MB\n                    per 1000 tokens  336.0 kB\n",
         "\nencoder             loads and runs\n",
     ] {
         assert!(ran.out.contains(line), "no {line} in {}", ran.out);
@@ -55,7 +55,7 @@ fn a_folder_for_programs() {
     // 384 * 8 of the embedding and 936 + 16 of the rest, 4 bytes each.
     assert_eq!(report["stored_bytes"], 4 * (384 * 8 + 936 + 16));
     assert_eq!(report["memory"]["weights_bytes"], report["stored_bytes"]);
-    assert_eq!(report["memory"]["per_1000_tokens_bytes"], 400_000);
+    assert_eq!(report["memory"]["per_1000_tokens_bytes"], 336_000);
     assert_eq!(report["encoder_parameters"], 936);
     assert_eq!(report["has_decoder"], false);
     assert_eq!(report["encoder"], "loads and runs");

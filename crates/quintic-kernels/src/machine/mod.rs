@@ -63,16 +63,19 @@ pub enum Unit {
     Avx512Bf16,
     /// Dot products of four 8-bit integers into 32 bits, 512 bits wide.
     Avx512Vnni,
+    /// Tile products of bf16 into f32.
+    AmxBf16,
 }
 
 impl Unit {
     /// All of them.
-    pub const ALL: [Unit; 5] = [
+    pub const ALL: [Unit; 6] = [
         Unit::PortableF32,
         Unit::Avx2F32,
         Unit::Avx512F32,
         Unit::Avx512Bf16,
         Unit::Avx512Vnni,
+        Unit::AmxBf16,
     ];
 
     /// What a report calls it.
@@ -83,6 +86,7 @@ impl Unit {
             Unit::Avx512F32 => "avx512 f32",
             Unit::Avx512Bf16 => "avx512 bf16",
             Unit::Avx512Vnni => "avx512 vnni int8",
+            Unit::AmxBf16 => "amx bf16",
         }
     }
 
@@ -100,7 +104,7 @@ impl Unit {
     pub fn of_bf16(isa: Isa) -> Option<Unit> {
         match isa {
             Isa::Avx512Bf16 => Some(Unit::Avx512Bf16),
-            Isa::Amx => None,
+            Isa::Amx => Some(Unit::AmxBf16),
             // Without bf16 products these are f32 products.
             isa => Some(Unit::of_f32(isa)),
         }
@@ -255,6 +259,7 @@ mod tests {
                 Unit::Avx2F32 => Some(Isa::Avx2),
                 Unit::Avx512F32 => Some(Isa::Avx512),
                 Unit::Avx512Bf16 => Some(Isa::Avx512Bf16),
+                Unit::AmxBf16 => Some(Isa::Amx),
                 Unit::Avx512Vnni => None,
             };
             let rate = unit.peak(two, QUICK);

@@ -6,6 +6,7 @@ use std::hint::black_box;
 
 use super::{Loop, Unit};
 use crate::Isa;
+use crate::x86::amx;
 
 /// Independent sums: four cycles of latency and two instructions a cycle need eight; bf16 dot
 /// products take up to six cycles.
@@ -34,6 +35,16 @@ pub(super) fn busy_loop(unit: Unit) -> Option<Loop> {
                 unsafe { avx512_vnni(n) }
             },
         ),
+        Unit::AmxBf16 => (Isa::Amx.is_available(), |n| {
+            // SAFETY: returned only where its features were detected; tiles are configured
+            // before and released after.
+            unsafe {
+                (amx::MICRO.enter)();
+                amx::peak_loop(n);
+                (amx::MICRO.leave)();
+            }
+            (n * amx::PEAK_FLOPS) as f64
+        }),
     };
     available.then_some(busy)
 }

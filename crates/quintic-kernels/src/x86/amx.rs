@@ -297,7 +297,6 @@ unsafe fn one_by_two(block: &Bf16Block) {
 /// # Safety
 ///
 /// As [`run`].
-#[allow(dead_code, reason = "what benchmarks relate their rates to")]
 pub(crate) unsafe fn peak_loop(iterations: u64) {
     // SAFETY: changes nothing but what is named.
     unsafe {
@@ -329,7 +328,6 @@ pub(crate) unsafe fn peak_loop(iterations: u64) {
 }
 
 /// Floating-point operations of an iteration of [`peak_loop`].
-#[allow(dead_code, reason = "what benchmarks relate their rates to")]
 pub(crate) const PEAK_FLOPS: u64 = 4 * 2 * 16 * 16 * 32;
 
 // The tile unit is there or emulated on Linux only.
