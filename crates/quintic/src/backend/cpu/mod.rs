@@ -92,11 +92,11 @@ impl Cpu {
         };
         let storage = self.storage(&tensors)?;
         let storage = match gain {
-            // The product of a bf16 weight and a gain has more bits than bf16 keeps.
+            // The product of a weight and a gain has more bits than either.
             Some(_)
                 if self.compute.dtype == ComputeType::F32
-                    && storage == Storage::Bf16
-                    && self.precision != Precision::Bf16 =>
+                    && self.precision != Precision::Bf16
+                    && matches!(storage, Storage::Bf16 | Storage::F16) =>
             {
                 self.kernels.storage(self.precision, Element::F32)
             }
