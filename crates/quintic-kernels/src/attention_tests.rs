@@ -459,6 +459,85 @@ fn queries_may_be_the_last_of_their_keys() {
     });
 }
 
+/// Rows of keys with room behind them, as in a cache that grows: what stands in the gaps is
+/// never read, and a row may have no key yet, or no query.
+#[test]
+fn gaps_between_rows_of_keys_are_never_read() {
+    for_each_isa(|kernels| {
+        for precision in PRECISIONS {
+            let (n_heads, d_kv) = (2, 16);
+            let inner = n_heads * d_kv;
+            let lengths = [1, 45, 0, 32, 600];
+            let packed = Packed::new(kernels, n_heads, d_kv, &lengths);
+            let bias = relative_bias(n_heads);
+            let mut all = packed.out(kernels, precision);
+            kernels.attend(&packed.attention(), &bias, &CausalMask, &mut all);
+
+            let capacity = 640;
+            let mut cache = kernels.operand(Precision::F32, 6 * capacity, 2 * inner);
+            for token in 0..cache.tokens() {
+                for column in 0..2 * inner {
+                    cache.set(token, column, f32::NAN);
+                }
+            }
+            // Rows in another order than their keys', and the last without any key.
+            let starts = [5, 0, 2, 1, 4, 3].map(|place| place * capacity);
+            let mut ends = starts;
+            for (row, n) in lengths.into_iter().enumerate() {
+                ends[row] += n;
+                for token in 0..n {
+                    let from = packed.row_starts[row] + token;
+                    cache.copy_columns(starts[row] + token, 0, &packed.qkv, from, inner, 2 * inner);
+                }
+            }
+            // Of each row the last queries: one, several, none, all, more than a block.
+            let n_queries = [1, 7, 0, 32, 40, 1];
+            let mut row_starts = vec![0];
+            for n in n_queries {
+                row_starts.push(row_starts[row_starts.len() - 1] + n);
+            }
+            let mut queries = kernels.operand(Precision::F32, row_starts[6], inner);
+            for row in 0..lengths.len() {
+                for query in 0..n_queries[row] {
+                    let from = packed.row_starts[row + 1] - n_queries[row] + query;
+                    let to = row_starts[row] + query;
+                    queries.copy_columns(to, 0, &packed.qkv, from, 0, inner);
+                }
+            }
+            let mut out = kernels.operand(precision, row_starts[6], inner);
+            let attention = Attention {
+                n_heads,
+                d_kv,
+                queries: &queries,
+                row_starts: &row_starts,
+                keys: KeysValues {
+                    keys: &cache,
+                    key_column: 0,
+                    values: &cache,
+                    value_column: inner,
+                    starts: &starts,
+                    ends: &ends,
+                },
+                queries_are_last: true,
+            };
+            kernels.attend(&attention, &bias, &CausalMask, &mut out);
+            for row in 0..n_queries.len() {
+                for query in 0..n_queries[row] {
+                    for column in 0..inner {
+                        let expected = match packed.row_starts.get(row + 1) {
+                            Some(end) => all.get(end - n_queries[row] + query, column),
+                            None => 0.0,
+                        };
+                        let found = out.get(row_starts[row] + query, column);
+                        let isa = kernels.isa();
+                        assert_eq!(found, expected, "{isa} {precision:?}, row {row}, {query}");
+                    }
+                }
+            }
+        }
+    });
+}
+
 /// Infinite and undefined scores stay undefined, and in their own row.
 #[test]
 fn nan_spreads_no_further_than_its_row() {

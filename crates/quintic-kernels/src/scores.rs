@@ -2,7 +2,8 @@
 //!
 //! [`ScoreBias`] and [`ScoreMask`] are open: an implementation of a few lines becomes part of
 //! the attention kernel, compiled for the instruction set that runs it (mark its methods
-//! `#[inline]`). These are the score and mask modifications that PyTorch calls flex attention.
+//! `#[inline]`). These are the score and mask modifications that PyTorch calls flex attention;
+//! `examples/score_mods` has ALiBi and a sliding window.
 
 use std::ops::Range;
 

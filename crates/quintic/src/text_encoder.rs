@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, Pool, Widths};
-use crate::batch::PackedBatch;
+use crate::batch::{self, PackedBatch};
 use crate::checkpoint::hub::{self, HubOptions};
 use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
 use crate::compute::Compute;
@@ -269,6 +269,69 @@ impl TextEncoder {
     /// One vector a row, `[rows, d_model]`.
     pub fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
         self.encoder.pooled(batch, pool)
+    }
+
+    /// Encodes any number of rows in batches of at most `max_tokens` tokens, see
+    /// [`batch::plan`]; the results stand in the order of `rows`. Of each row, one vector
+    /// `[d_model]`, or without a `pool` hidden states `[len, d_model]`. Memory beyond the
+    /// results is bounded by `max_tokens` or the longest row.
+    ///
+    /// A row's result has the same bits in whatever batch it is computed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if an id is not below `vocab_size`, before
+    /// anything is computed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> quintic::Result<()> {
+    /// use quintic::backend::Pool;
+    /// use quintic::{LoadOptions, TextEncoder, Tokenizer};
+    ///
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/goldens/byt5");
+    /// let encoder = TextEncoder::load(folder, &LoadOptions::default())?;
+    /// let tokenizer = Tokenizer::bytes(125)?;
+    /// let texts = ["a cat", "a very long story about a cat", "cats"];
+    /// let rows = texts
+    ///     .iter()
+    ///     .map(|text| tokenizer.encode(text, true))
+    ///     .collect::<quintic::Result<Vec<_>>>()?;
+    ///
+    /// let vectors = encoder.encode_rows(&rows, 4096, Some(Pool::Mean))?;
+    /// assert_eq!(vectors.len(), texts.len());
+    /// assert_eq!(vectors[0].len(), encoder.config().d_model);
+    ///
+    /// let states = encoder.encode_rows(&rows, 4096, None)?;
+    /// assert_eq!(states[2].len(), rows[2].len() * encoder.config().d_model);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn encode_rows<R: AsRef<[u32]>>(
+        &self,
+        rows: &[R],
+        max_tokens: usize,
+        pool: Option<Pool>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let (vocab_size, d_model) = (self.config.vocab_size, self.config.d_model);
+        batch::check_rows(rows, vocab_size)?;
+        let lengths: Vec<usize> = rows.iter().map(|row| row.as_ref().len()).collect();
+        let mut results = vec![Vec::new(); rows.len()];
+        for batch in batch::plan(&lengths, max_tokens) {
+            let ids: Vec<&[u32]> = batch.iter().map(|&row| rows[row].as_ref()).collect();
+            let packed = PackedBatch::from_rows(&ids, vocab_size)?;
+            let mut rest = match pool {
+                Some(pool) => self.pooled(&packed, pool),
+                None => self.hidden_states(&packed, false).last,
+            };
+            // From the end, so that nothing is moved twice.
+            for row in batch.into_iter().rev() {
+                let n = if pool.is_some() { 1 } else { lengths[row] };
+                results[row] = rest.split_off(rest.len() - n * d_model);
+            }
+        }
+        Ok(results)
     }
 }
 

@@ -12,11 +12,15 @@ use quintic::{BackendKind, Compute, TextEncoder};
 const MODELS: [&str; 3] = ["t5-v1_1", "umt5", "t5-v1_0"];
 
 fn load(name: &str) -> TextEncoder {
+    load_on(name, BackendKind::Reference)
+}
+
+fn load_on(name: &str, backend: BackendKind) -> TextEncoder {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../testdata/goldens")
         .join(name);
     let checkpoint = Checkpoint::open(folder, &OpenOptions::default()).unwrap();
-    TextEncoder::from_checkpoint(&checkpoint, BackendKind::Reference, &Compute::default()).unwrap()
+    TextEncoder::from_checkpoint(&checkpoint, backend, &Compute::default()).unwrap()
 }
 
 /// Rows of awkward lengths with ids that depend on the row alone.
@@ -144,4 +148,55 @@ fn pooled_vectors_are_the_pools_of_the_states() {
             assert_eq!(found, (sum / n_tokens as f64) as f32);
         }
     }
+}
+
+#[test]
+fn planned_batches_give_every_row_what_it_is_alone() {
+    for backend in [BackendKind::Reference, BackendKind::Cpu] {
+        let encoder = load_on("t5-v1_1", backend);
+        let rows = rows(encoder.config().vocab_size);
+        let d_model = encoder.config().d_model;
+        let alone: Vec<Vec<f32>> = rows
+            .iter()
+            .map(|row| encode(&encoder, std::slice::from_ref(row)).remove(0))
+            .collect();
+        for max_tokens in [0, 1, 40, 65, 100_000] {
+            let states = encoder.encode_rows(&rows, max_tokens, None).unwrap();
+            assert_eq!(states, alone, "{backend:?}, {max_tokens}");
+            for pool in [Pool::Mean, Pool::First, Pool::Last] {
+                let vectors = encoder.encode_rows(&rows, max_tokens, Some(pool)).unwrap();
+                for (row, vector) in rows.iter().zip(vectors) {
+                    let vocab_size = encoder.config().vocab_size;
+                    let batch = PackedBatch::from_rows(&[row], vocab_size).unwrap();
+                    assert_eq!(vector, encoder.pooled(&batch, pool));
+                    assert_eq!(vector.len(), d_model);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_to_plan_may_be_none_or_empty_and_errors_name_them() {
+    let encoder = load("t5-v1_1");
+    let (vocab_size, d_model) = (encoder.config().vocab_size, encoder.config().d_model);
+    let none: [Vec<u32>; 0] = [];
+    assert!(encoder.encode_rows(&none, 8, None).unwrap().is_empty());
+    let empty: [&[u32]; 2] = [&[], &[]];
+    let states = encoder.encode_rows(&empty, 8, None).unwrap();
+    assert_eq!(states, [[], []] as [[f32; 0]; 2]);
+    let vectors = encoder.encode_rows(&empty, 8, Some(Pool::Mean)).unwrap();
+    assert_eq!(vectors, vec![vec![0.0; d_model]; 2]);
+
+    // In the third row of the input, which would be the first to be computed.
+    let rows = [vec![1], vec![], vec![2, 3, vocab_size as u32, 4]];
+    let error = encoder.encode_rows(&rows, 8, None).unwrap_err();
+    assert_eq!(error.kind(), quintic::ErrorKind::Input);
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "row 2, token 2: token id {vocab_size} is outside the vocabulary, expected 0 to {}",
+            vocab_size - 1
+        )
+    );
 }

@@ -7,10 +7,12 @@
 //! padding.
 
 mod padded;
+mod plan;
 
 use crate::{Error, Result};
 
 pub use padded::{Layout, PadRows, PaddedBatch, PaddedMask};
+pub use plan::plan;
 
 /// Which keys a query may attend to, within its own row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,11 +48,9 @@ impl PackedBatch {
         let mut ids = Vec::with_capacity(n_tokens);
         let mut row_starts = Vec::with_capacity(rows.len() + 1);
         row_starts.push(0);
-        for (row_idx, row) in rows.iter().enumerate() {
-            for (column, &id) in row.as_ref().iter().enumerate() {
-                check_id(i64::from(id), vocab_size, row_idx, column)?;
-                ids.push(id);
-            }
+        check_rows(rows, vocab_size)?;
+        for row in rows {
+            ids.extend_from_slice(row.as_ref());
             row_starts.push(ids.len());
         }
         Ok(PackedBatch {
@@ -108,6 +108,17 @@ impl PackedBatch {
             .max()
             .unwrap_or(0)
     }
+}
+
+/// Refuses the first id of `rows` that is not below `vocab_size`, as
+/// [`PackedBatch::from_rows`] does.
+pub(crate) fn check_rows<R: AsRef<[u32]>>(rows: &[R], vocab_size: usize) -> Result<()> {
+    for (row_idx, row) in rows.iter().enumerate() {
+        for (column, &id) in row.as_ref().iter().enumerate() {
+            check_id(i64::from(id), vocab_size, row_idx, column)?;
+        }
+    }
+    Ok(())
 }
 
 fn check_id(id: i64, vocab_size: usize, row: usize, column: usize) -> Result<u32> {
