@@ -1,7 +1,9 @@
 //! `quintic inspect`.
 
+use std::collections::BTreeMap;
+
 use quintic::batch::PackedBatch;
-use quintic::checkpoint::Checkpoint;
+use quintic::checkpoint::{Checkpoint, Packed};
 use quintic::config::{Family, T5Config};
 use quintic::sentence::SentenceHead;
 use quintic::{BackendKind, Compute, Error, Result, TextEncoder, config_of};
@@ -79,6 +81,9 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
             config.feed_forward.activation.name()
         )),
     );
+    if let Some(packed) = checkpoint.packed() {
+        say("packed", describe(packed));
+    }
     let (bytes, dtypes) = stored(checkpoint);
     say("tensors_by_type", json!(dtypes));
     say("stored_bytes", json!(bytes));
@@ -111,8 +116,10 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
         .map(|field| (field.name.clone(), json!(field.reason)))
         .collect();
     say("unused_fields", json!(unused));
-    let loaded =
-        TextEncoder::from_checkpoint(checkpoint, BackendKind::default(), &Compute::default());
+    let compute = checkpoint
+        .packed()
+        .map_or_else(Compute::default, Packed::compute);
+    let loaded = TextEncoder::from_checkpoint(checkpoint, BackendKind::Cpu, &compute);
     if let Ok(encoder) = &loaded {
         let memory = json!({
             "weights_bytes": encoder.weight_bytes(),
@@ -147,6 +154,25 @@ fn shape(config: &T5Config) -> Value {
         "relative_attention_num_buckets": config.relative_attention_num_buckets,
         "relative_attention_max_distance": config.relative_attention_max_distance,
         "layer_norm_epsilon": config.layer_norm_epsilon,
+    })
+}
+
+/// What a packed model is packed for, and how many matrices there are of each storage.
+fn describe(packed: &Packed) -> Value {
+    let mut counts = BTreeMap::new();
+    for matrix in packed.matrices.values() {
+        *counts.entry(matrix.storage.as_str()).or_insert(0usize) += 1;
+    }
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(storage, n)| format!("{n} in {storage}"))
+        .collect();
+    json!({
+        "layout": packed.layout,
+        "dtype": packed.dtype.name(),
+        "matmul_precision": packed.matmul_precision.name(),
+        "fold_norm_gains": packed.fold_norm_gains,
+        "matrices": counts.join(", "),
     })
 }
 
