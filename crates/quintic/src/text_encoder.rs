@@ -167,8 +167,8 @@ impl TextEncoder {
     ) -> Result<Self> {
         let config = config_of(checkpoint)?;
         let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
-        let encoder = load(&config, &mut source, backend, compute)
-            .map_err(|e| e.at_if_placeless(checkpoint.path().display()))?;
+        let encoder =
+            load(&config, &mut source, backend, compute).map_err(|e| place(e, checkpoint))?;
         // A surplus layer of the encoder means that the config is another model's.
         let unused = source.finish(|name| !name.starts_with("encoder.block."))?;
         let weight_bytes = checkpoint
@@ -316,6 +316,17 @@ fn load(
              `matmul_precision`, `threads` or `fold_norm_gains` was chosen",
         )),
         BackendKind::Reference => Ok(Box::new(Encoder::load(Reference, config.clone(), source)?)),
+    }
+}
+
+/// Adds the file, if the error does not name it. A backend knows a packed tensor's name alone;
+/// other errors with a place name the shard.
+fn place(error: Error, checkpoint: &Checkpoint) -> Error {
+    let path = checkpoint.path().display().to_string();
+    let names_file = |place: &str| checkpoint.packed().is_none() || place.contains(&path);
+    match error.place() {
+        Some(place) if names_file(place) => error,
+        _ => error.at(path),
     }
 }
 
