@@ -248,7 +248,7 @@ impl PackedMatrix {
                 shape.storage.name()
             ));
         }
-        if found.as_ptr() as usize % crate::ALIGNMENT != 0 {
+        if !(found.as_ptr() as usize).is_multiple_of(crate::ALIGNMENT) {
             return Err(format!(
                 "packed weights are not aligned to {} bytes",
                 crate::ALIGNMENT
