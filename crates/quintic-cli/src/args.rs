@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quintic::backend::Pool;
 use quintic::batch::PadRows;
-use quintic::{Compute, ComputeType, DType, MatmulPrecision, Result};
+use quintic::{ComputeChoice, ComputeType, DType, MatmulPrecision, Result};
 
 /// Hidden states of T5-family text encoders.
 #[derive(Debug, Parser)]
@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Tokenize(TokenizeArgs),
     /// Compare the tensors of two safetensors files.
     Compare(CompareArgs),
+    /// Write a model in another form.
+    Convert(ConvertArgs),
     /// Measure a model's speed, or what this machine can do at most.
     Bench(Box<BenchArgs>),
 }
@@ -86,12 +88,13 @@ pub(crate) struct ComputeArgs {
     /// What computes: `cpu`, or `reference` for plain loops with f64 sums.
     #[arg(long, default_value = "cpu")]
     pub(crate) backend: String,
-    /// Type of weights and products.
-    #[arg(long, default_value = "f32", value_parser = ["f32", "bf16", "f16"])]
-    pub(crate) dtype: String,
-    /// Precision of f32 products: f32, two bf16 parts each, or bf16.
-    #[arg(long, default_value = "highest", value_parser = ["highest", "high", "medium"])]
-    pub(crate) matmul_precision: String,
+    /// Type of weights and products; by default f32, or what a packed model is packed for.
+    #[arg(long, value_parser = ["f32", "bf16", "f16"])]
+    pub(crate) dtype: Option<String>,
+    /// Precision of f32 products: f32, two bf16 parts each, or bf16; by default highest, or what
+    /// a packed model is packed for.
+    #[arg(long, value_parser = ["highest", "high", "medium"])]
+    pub(crate) matmul_precision: Option<String>,
     /// Threads; by default as many as there are cores.
     #[arg(long, value_name = "N")]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -104,12 +107,13 @@ impl ComputeArgs {
     /// # Errors
     ///
     /// As [`ComputeType::parse`] and [`MatmulPrecision::parse`].
-    pub(crate) fn compute(&self) -> Result<Compute> {
-        Ok(Compute {
-            dtype: ComputeType::parse(&self.dtype)?,
-            matmul_precision: MatmulPrecision::parse(&self.matmul_precision)?,
+    pub(crate) fn choice(&self) -> Result<ComputeChoice> {
+        let precision = self.matmul_precision.as_deref();
+        Ok(ComputeChoice {
+            dtype: self.dtype.as_deref().map(ComputeType::parse).transpose()?,
+            matmul_precision: precision.map(MatmulPrecision::parse).transpose()?,
             threads: self.threads,
-            fold_norm_gains: self.fold_norm_gains,
+            fold_norm_gains: self.fold_norm_gains.then_some(true),
         })
     }
 }
@@ -291,6 +295,26 @@ pub(crate) struct TokenizeArgs {
     /// Print a JSON object a text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ConvertArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// Pack the weights as the CPU's products read them: the model then loads without packing.
+    #[arg(long, required = true)]
+    pub(crate) pack: bool,
+    /// New folder for the model.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    /// Print a summary as a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bar.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Args, Debug)]

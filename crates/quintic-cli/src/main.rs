@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(args).map(|()| ExitCode::SUCCESS),
         Command::Tokenize(args) => commands::tokenize::run(args).map(|()| ExitCode::SUCCESS),
         Command::Compare(args) => commands::compare::run(args),
+        Command::Convert(args) => commands::convert::run(args).map(|()| ExitCode::SUCCESS),
         Command::Bench(args) => commands::bench::run(args),
     };
     exit::report(result)

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use quintic::checkpoint::hub::{HubOptions, ProgressCallback};
-use quintic::checkpoint::{Checkpoint, OpenOptions};
+use quintic::checkpoint::{Checkpoint, OpenOptions, Packed};
 use quintic::preset::TokenizerClass;
 use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
-use quintic::{BackendKind, Error, ErrorKind, LoadOptions, Result, TextEncoder};
+use quintic::{BackendKind, Compute, Error, ErrorKind, LoadOptions, Result, TextEncoder};
 
 use crate::args::{ComputeArgs, FileArgs, TokenizerKind};
 
@@ -67,13 +67,28 @@ pub(crate) fn load(
     quiet: bool,
 ) -> Result<TextEncoder> {
     let backend = BackendKind::parse(&args.backend)?;
-    let encoder = TextEncoder::from_checkpoint(checkpoint, backend, &args.compute()?)?;
+    let compute = compute(args, backend, checkpoint.packed())?;
+    let encoder = TextEncoder::from_checkpoint(checkpoint, backend, &compute)?;
     if !quiet {
         for note in notes(&encoder) {
             eprintln!("note: {note}");
         }
     }
     Ok(encoder)
+}
+
+/// What was chosen, completed by what a packed model is packed for.
+pub(crate) fn compute(
+    args: &ComputeArgs,
+    backend: BackendKind,
+    packed: Option<&Packed>,
+) -> Result<Compute> {
+    let packed = match backend {
+        BackendKind::Cpu => packed,
+        // Which refuses what is packed.
+        BackendKind::Reference => None,
+    };
+    args.choice()?.resolve(packed)
 }
 
 /// What a user should know about a model that loaded.

@@ -501,7 +501,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         let mut sum = [0.0f32; MAX_QUERIES];
         let n = queries.len();
         let panels = self.attention.d_kv.div_ceil(PANEL);
-        // SAFETY (all of them): as in `run`.
+        // SAFETY: as in `run`.
         let sums = unsafe { memory.add(self.room.sums) };
         if !seen.is_empty() {
             // SAFETY: see above.

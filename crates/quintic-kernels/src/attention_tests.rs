@@ -327,7 +327,8 @@ fn attention_equals_plain_loops_with_every_bias_and_mask() {
                 );
 
                 if tokens < 300 {
-                    let sees = |q: usize, k: usize| q % 5 != 3 && (q * 7 + k * 3) % 4 != 0;
+                    let sees =
+                        |q: usize, k: usize| q % 5 != 3 && !(q * 7 + k * 3).is_multiple_of(4);
                     let flags: Vec<bool> = lengths
                         .iter()
                         .flat_map(|&n| (0..n * n).map(move |i| sees(i / n, i % n)))

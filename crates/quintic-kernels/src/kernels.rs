@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use crate::memory::{Buffer, Shared};
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Parts, Storage};
-use crate::product::{Scratch, product};
+use crate::product::{Scratch, has_product, product};
 use crate::rowwise::{Finish, NormBlock};
 use crate::table::Table;
 use crate::{Activation, Element, Isa, IsaError, Pool};
@@ -146,6 +146,12 @@ impl Kernels {
             (_, Element::F32) => Storage::F32,
             (_, Element::F16) => Storage::F16,
         }
+    }
+
+    /// Whether products of this precision read weights that are kept so. All read
+    /// [`Storage::Bf16`]; whether they read the others depends on the instruction set.
+    pub fn reads(&self, precision: Precision, storage: Storage) -> bool {
+        has_product(self.form(precision), storage)
     }
 
     /// Packs weights, see [`PackedMatrix::pack`].

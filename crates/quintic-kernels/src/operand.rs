@@ -326,7 +326,7 @@ mod tests {
         for columns in [1, 16, 64, 512, 2048, 4096, 10240] {
             for size in [2, 4] {
                 let bytes = row_stride(columns, size) * size;
-                assert!(bytes >= columns * size && bytes % 64 == 0 && bytes / 64 % 2 == 1);
+                assert!(bytes >= columns * size && bytes.is_multiple_of(64) && bytes / 64 % 2 == 1);
             }
         }
     }

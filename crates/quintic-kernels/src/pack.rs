@@ -226,6 +226,18 @@ impl PackedMatrix {
     /// [`ALIGNMENT`](crate::ALIGNMENT): what is wrong, in words.
     pub fn from_packed(shape: PackedShape, bytes: Arc<dyn Bytes>) -> Result<Self, String> {
         let found = bytes.bytes();
+        // No weight takes less than a byte: a shape that claims more is not worth counting,
+        // and counting it might overflow.
+        let n_weights = shape.columns.checked_mul(shape.depth);
+        if n_weights.is_none_or(|n| n.max(shape.columns).max(shape.depth) > found.len()) {
+            return Err(format!(
+                "packed weights have {} bytes, too few for {} x {} in {}",
+                found.len(),
+                shape.columns,
+                shape.depth,
+                shape.storage.name()
+            ));
+        }
         if found.len() != shape.n_bytes() {
             return Err(format!(
                 "packed weights have {} bytes, expected {} for {} x {} in {}",
@@ -236,7 +248,7 @@ impl PackedMatrix {
                 shape.storage.name()
             ));
         }
-        if found.as_ptr() as usize % crate::ALIGNMENT != 0 {
+        if !(found.as_ptr() as usize).is_multiple_of(crate::ALIGNMENT) {
             return Err(format!(
                 "packed weights are not aligned to {} bytes",
                 crate::ALIGNMENT

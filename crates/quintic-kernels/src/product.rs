@@ -93,6 +93,24 @@ pub(crate) fn product(
 /// One factor of a product of bf16: which part of `x`, which part of `w`.
 type Planes = &'static [(usize, usize)];
 
+/// What a product of these multiplies: values in f32 (`Some(None)`), parts in bf16; `None` if
+/// there is no such product.
+fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
+    Some(match (form, storage) {
+        (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16) => None,
+        (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16) => Some(&[(0, 0)]),
+        // Small terms first. The product of two small parts is below f32's own error.
+        (Form::Split, Storage::Bf16) => Some(&[(1, 0), (0, 0)]),
+        (Form::Split, Storage::Bf16Split) => Some(&[(1, 0), (0, 1), (0, 0)]),
+        _ => return None,
+    })
+}
+
+/// Whether activations and weights of these types can be multiplied.
+pub(crate) fn has_product(form: Form, storage: Storage) -> bool {
+    planes(form, storage).is_some()
+}
+
 struct Plan<'a> {
     table: &'a Table,
     x: &'a Operand,
@@ -108,13 +126,9 @@ struct Plan<'a> {
 
 impl<'a> Plan<'a> {
     fn new(table: &'a Table, threads: usize, x: &'a Operand, w: &'a PackedMatrix) -> Self {
-        let planes: Option<Planes> = match (x.form, w.shape().storage) {
-            (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16) => None,
-            (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16) => Some(&[(0, 0)]),
-            // Small terms first. The product of two small parts is below f32's own error.
-            (Form::Split, Storage::Bf16) => Some(&[(1, 0), (0, 0)]),
-            (Form::Split, Storage::Bf16Split) => Some(&[(1, 0), (0, 1), (0, 0)]),
-            (form, storage) => panic!("activations in {form:?} with weights in {storage:?}"),
+        let storage = w.shape().storage;
+        let Some(planes) = planes(x.form, storage) else {
+            panic!("activations in {:?} with weights in {storage:?}", x.form)
         };
         let micro_rows = match (planes, table.bf16) {
             (Some(_), Some(micro)) => micro.max_rows,

@@ -329,9 +329,9 @@ pub(crate) mod body {
                 // SAFETY: by the caller's word.
                 unsafe { block.out.store(token, at, &lanes) };
             }
-            for at in whole..columns {
+            for (at, x) in x.iter().enumerate().skip(whole) {
                 // SAFETY: by the caller's word.
-                unsafe { block.out.store(token, at, &[x[at] * scale * gain(at)]) };
+                unsafe { block.out.store(token, at, &[x * scale * gain(at)]) };
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 
+use crate::checkpoint::Packed;
 use crate::{Error, Result};
 
 /// The type that weights are kept in and products are computed for.
@@ -46,6 +47,50 @@ pub struct Compute {
     /// Multiplies the gain of each RMSNorm into the product that follows it, once, at load.
     /// Changes rounding.
     pub fold_norm_gains: bool,
+}
+
+/// What is chosen of a [`Compute`]. What is left open is as the model was packed, if it was, and
+/// the default otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ComputeChoice {
+    /// Type of weights and products.
+    pub dtype: Option<ComputeType>,
+    /// Precision of f32 products.
+    pub matmul_precision: Option<MatmulPrecision>,
+    /// Threads.
+    pub threads: Option<NonZeroUsize>,
+    /// Whether the norms' gains are multiplied into the products behind them.
+    pub fold_norm_gains: Option<bool>,
+}
+
+impl From<Compute> for ComputeChoice {
+    fn from(compute: Compute) -> Self {
+        ComputeChoice {
+            dtype: Some(compute.dtype),
+            matmul_precision: Some(compute.matmul_precision),
+            threads: compute.threads,
+            fold_norm_gains: Some(compute.fold_norm_gains),
+        }
+    }
+}
+
+impl ComputeChoice {
+    /// The choice, completed by what a packed model is packed for or by the defaults.
+    ///
+    /// # Errors
+    ///
+    /// As [`Packed::check`].
+    pub fn resolve(&self, packed: Option<&Packed>) -> Result<Compute> {
+        let open = packed.map_or_else(Compute::default, Packed::compute);
+        let compute = Compute {
+            dtype: self.dtype.unwrap_or(open.dtype),
+            matmul_precision: self.matmul_precision.unwrap_or(open.matmul_precision),
+            threads: self.threads,
+            fold_norm_gains: self.fold_norm_gains.unwrap_or(open.fold_norm_gains),
+        };
+        packed.map_or(Ok(()), |packed| packed.check(&compute))?;
+        Ok(compute)
+    }
 }
 
 impl ComputeType {

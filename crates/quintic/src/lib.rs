@@ -46,6 +46,7 @@ mod limits;
 mod mmap;
 pub mod model;
 pub mod output;
+pub mod packed;
 pub mod preset;
 pub mod sentence;
 pub mod synthetic;
@@ -53,7 +54,7 @@ mod tensor;
 mod text_encoder;
 pub mod tokenizer;
 
-pub use compute::{Compute, ComputeType, MatmulPrecision};
+pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
 pub use tensor::{ByteOwner, DType, Tensor};

@@ -5,7 +5,7 @@
 //! has a folder (`1_Pooling`, `2_Dense`) with its own config. A module or setting that is
 //! not computed here is an error, never skipped.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
@@ -121,6 +121,34 @@ impl SentenceHead {
             steps,
             max_length: max_length(folder)?,
         }))
+    }
+
+    /// Files of a model folder that [`SentenceHead::open`] reads, if they are there, relative to
+    /// the folder; none if it has no modules.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] if `modules.json` is damaged.
+    pub(crate) fn files(folder: &Path) -> Result<Vec<PathBuf>> {
+        let path = folder.join("modules.json");
+        if !path.is_file() {
+            return Ok(Vec::new());
+        }
+        let modules: Vec<ModuleEntry> = read_json(&path)?;
+        let mut files = vec![
+            PathBuf::from("modules.json"),
+            PathBuf::from("sentence_bert_config.json"),
+        ];
+        for module in modules {
+            inside(folder, &module.path).map_err(|e| e.at(path.display()))?;
+            // The encoder itself may have the model's folder for its own.
+            if !module.path.is_empty() && module.class.rsplit('.').next() != Some("Transformer") {
+                for name in ["config.json", "model.safetensors", "pytorch_model.bin"] {
+                    files.push(Path::new(&module.path).join(name));
+                }
+            }
+        }
+        Ok(files)
     }
 
     /// How tokens become one vector.

@@ -4,16 +4,16 @@
 use std::path::{Path, PathBuf};
 
 use crate::backend::cpu::Cpu;
-use crate::backend::reference::Reference;
+use crate::backend::reference::{Reference, refuse_packed};
 use crate::backend::{Backend, Pool, Widths};
 use crate::batch::{self, PackedBatch};
 use crate::checkpoint::hub::{self, HubOptions};
 use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
-use crate::compute::Compute;
+use crate::compute::{Compute, ComputeChoice};
 use crate::config::T5Config;
 use crate::model::{Encoder, EncoderWeights, TakeTensor};
 use crate::sentence::SentenceHead;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Which backend computes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -53,7 +53,7 @@ pub struct LoadOptions {
     /// What computes.
     pub backend: BackendKind,
     /// How it computes.
-    pub compute: Compute,
+    pub compute: ComputeChoice,
 }
 
 impl LoadOptions {
@@ -133,18 +133,26 @@ pub struct TextEncoder {
     path: PathBuf,
     unused_tensors: Vec<String>,
     weight_bytes: u64,
+    compute: Compute,
 }
 
 impl TextEncoder {
     /// Loads the encoder at `model`: a folder, a weight file or a cached repository id.
     ///
-    /// Weights stay in the files, memory-mapped in their own type.
+    /// Weights stay in the files, memory-mapped in their own type, or are packed for the
+    /// backend; those of a [packed](crate::packed) model are used where they are.
     ///
     /// # Errors
     ///
     /// Of the kind that names the culprit: not found, config, checkpoint, unsupported.
     pub fn load(model: &str, options: &LoadOptions) -> Result<Self> {
-        Self::from_checkpoint(&options.open(model)?, options.backend, &options.compute)
+        let checkpoint = options.open(model)?;
+        let compute = match options.backend {
+            // What it refuses is not for the choice to find out.
+            BackendKind::Reference => options.compute.resolve(None)?,
+            BackendKind::Cpu => options.compute.resolve(checkpoint.packed())?,
+        };
+        Self::from_checkpoint(&checkpoint, options.backend, &compute)
     }
 
     /// Loads the encoder of an opened checkpoint.
@@ -159,8 +167,8 @@ impl TextEncoder {
     ) -> Result<Self> {
         let config = config_of(checkpoint)?;
         let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
-        let encoder = load(&config, &mut source, backend, compute)
-            .map_err(|e| e.at_if_placeless(checkpoint.path().display()))?;
+        let encoder =
+            load(&config, &mut source, backend, compute).map_err(|e| place(e, checkpoint))?;
         // A surplus layer of the encoder means that the config is another model's.
         let unused = source.finish(|name| !name.starts_with("encoder.block."))?;
         let weight_bytes = checkpoint
@@ -178,6 +186,7 @@ impl TextEncoder {
             path: checkpoint.path().to_owned(),
             unused_tensors: unused,
             weight_bytes,
+            compute: *compute,
         })
     }
 
@@ -199,6 +208,7 @@ impl TextEncoder {
             path: PathBuf::new(),
             unused_tensors: Vec::new(),
             weight_bytes: 0,
+            compute: *compute,
         })
     }
 
@@ -218,6 +228,11 @@ impl TextEncoder {
             Some(folder) => SentenceHead::open(folder, self.config.d_model),
             None => Ok(None),
         }
+    }
+
+    /// How it computes.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
     }
 
     /// Name of the backend that computes.
@@ -373,6 +388,12 @@ fn load(
     backend: BackendKind,
     compute: &Compute,
 ) -> Result<Box<dyn Encode>> {
+    if let Some(packed) = source.packed() {
+        match backend {
+            BackendKind::Cpu => packed.check(compute)?,
+            BackendKind::Reference => return Err(refuse_packed()),
+        }
+    }
     match backend {
         BackendKind::Cpu => Ok(Box::new(Encoder::load(
             Cpu::new(compute)?,
@@ -387,6 +408,17 @@ fn load(
     }
 }
 
+/// Adds the file, if the error does not name it. A backend knows a packed tensor's name alone;
+/// other errors with a place name the shard.
+fn place(error: Error, checkpoint: &Checkpoint) -> Error {
+    let path = checkpoint.path().display().to_string();
+    let names_file = |place: &str| checkpoint.packed().is_none() || place.contains(&path);
+    match error.place() {
+        Some(place) if names_file(place) => error,
+        _ => error.at(path),
+    }
+}
+
 /// The config beside the weights, or what the tensors' shapes say.
 ///
 /// # Errors
@@ -395,12 +427,17 @@ fn load(
 pub fn config_of(checkpoint: &Checkpoint) -> Result<T5Config> {
     match checkpoint.config_path() {
         Some(path) => T5Config::from_file(path),
+        None if checkpoint.packed().is_some() => Err(Error::new(
+            ErrorKind::NotFound,
+            "a packed model needs the config.json that it was written with",
+        )
+        .at(checkpoint.path().display())),
         None => T5Config::from_inferred(&infer_shape(checkpoint)?)
             .map_err(|e| e.at(checkpoint.path().display())),
     }
 }
 
-fn shapes_from(checkpoint: &Checkpoint) -> &'static str {
+pub(crate) fn shapes_from(checkpoint: &Checkpoint) -> &'static str {
     match checkpoint.config_path() {
         Some(_) => "config.json",
         None => "the shapes of the other tensors",

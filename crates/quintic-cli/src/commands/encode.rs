@@ -224,7 +224,7 @@ fn summary(
         "model": encoder.path().display().to_string(),
         "tokenizer": source.tokenizer,
         "backend": encoder.backend_name(),
-        "dtype": args.compute.dtype,
+        "dtype": encoder.compute().dtype.name(),
         "rows": source.job.n_rows(),
         "tokens": n_tokens,
         "unknown_tokens": source.n_unknown,

@@ -1,5 +1,7 @@
 //! `quintic inspect`.
 
+use std::collections::BTreeMap;
+
 use quintic::batch::PackedBatch;
 use quintic::checkpoint::Checkpoint;
 use quintic::config::{Family, T5Config};
@@ -81,6 +83,9 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
             config.feed_forward.activation.name()
         )),
     );
+    if let Some(packed) = checkpoint.packed() {
+        say("packed", describe(packed));
+    }
     let (bytes, dtypes) = stored(checkpoint);
     say("tensors_by_type", json!(dtypes));
     say("stored_bytes", json!(bytes));
@@ -113,10 +118,14 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
         .map(|field| (field.name.clone(), json!(field.reason)))
         .collect();
     say("unused_fields", json!(unused));
-    // The reference leaves weights where they are: this checks the model without packing it.
-    let compute = Compute::default();
-    let loaded = TextEncoder::from_checkpoint(checkpoint, BackendKind::Reference, &compute);
-    let per_token = activation_bytes_per_token(&config, BackendKind::default(), &compute);
+    // The reference leaves weights where they are, which checks a model without packing it; a
+    // packed one is the CPU backend's alone, and costs nothing to map.
+    let (backend, compute) = match checkpoint.packed() {
+        Some(packed) => (BackendKind::Cpu, packed.compute()),
+        None => (BackendKind::Reference, Compute::default()),
+    };
+    let loaded = TextEncoder::from_checkpoint(checkpoint, backend, &compute);
+    let per_token = activation_bytes_per_token(&config, BackendKind::Cpu, &compute);
     if let (Ok(encoder), Ok(per_token)) = (&loaded, per_token) {
         let memory = json!({
             "weights_bytes": encoder.weight_bytes(),
@@ -151,6 +160,25 @@ fn shape(config: &T5Config) -> Value {
         "relative_attention_num_buckets": config.relative_attention_num_buckets,
         "relative_attention_max_distance": config.relative_attention_max_distance,
         "layer_norm_epsilon": config.layer_norm_epsilon,
+    })
+}
+
+/// What a packed model is packed for, and how many matrices there are of each storage.
+fn describe(packed: &Packed) -> Value {
+    let mut counts = BTreeMap::new();
+    for matrix in packed.matrices.values() {
+        *counts.entry(matrix.storage.as_str()).or_insert(0usize) += 1;
+    }
+    let counts: Vec<String> = counts
+        .iter()
+        .map(|(storage, n)| format!("{n} in {storage}"))
+        .collect();
+    json!({
+        "layout": packed.layout,
+        "dtype": packed.dtype.name(),
+        "matmul_precision": packed.matmul_precision.name(),
+        "fold_norm_gains": packed.fold_norm_gains,
+        "matrices": counts.join(", "),
     })
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod bench;
 pub(crate) mod compare;
+pub(crate) mod convert;
 pub(crate) mod encode;
 pub(crate) mod inspect;
 pub(crate) mod tokenize;

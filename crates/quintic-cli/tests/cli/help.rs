@@ -13,6 +13,7 @@ fn the_commands_are_listed() {
         "inspect   Say what a model is, what it needs, and what is odd about it",
         "tokenize  Show the tokens of texts",
         "compare   Compare the tensors of two safetensors files",
+        "convert   Write a model in another form",
     ] {
         assert!(help.contains(line), "{help}");
     }
@@ -25,7 +26,9 @@ fn the_commands_are_listed() {
 
 #[test]
 fn every_option_has_a_line() {
-    for command in ["encode", "inspect", "tokenize", "compare", "bench"] {
+    for command in [
+        "encode", "inspect", "tokenize", "compare", "convert", "bench",
+    ] {
         let help = run(&[command, "-h"]).good().out;
         let lines: Vec<&str> = help.lines().collect();
         for pair in lines

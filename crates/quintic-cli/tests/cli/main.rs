@@ -3,6 +3,7 @@
 
 mod bench;
 mod compare;
+mod convert;
 mod encode;
 mod encode_ids;
 mod help;

@@ -16,6 +16,9 @@ pub(crate) const ROWWISE: Rowwise = Rowwise {
     ..avx512::ROWWISE
 };
 
+/// `sqrt(2 / pi)`.
+const ROOT_TWO_OVER_PI: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::FRAC_1_SQRT_2;
+
 /// Lanes of a vector.
 const LANES: usize = 16;
 
@@ -57,7 +60,7 @@ unsafe fn finish(block: &FinishBlock) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn pairs(rows: &Pairs<'_>) {
     let n = rows.even.len();
-    if n % LANES != 0 || !rows.low.is_null() {
+    if !n.is_multiple_of(LANES) || !rows.low.is_null() {
         // SAFETY: by the caller's word.
         return unsafe { (avx512::ROWWISE.pairs)(rows) };
     }
@@ -131,7 +134,7 @@ fn mask_of(n: usize) -> __mmask16 {
 fn gelu_tanh(x: __m512) -> __m512 {
     let set = |value: f32| _mm512_set1_ps(value);
     let cubic = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_mul_ps(set(0.044_715), x), x), x, x);
-    let exponential = exp(_mm512_mul_ps(set(-1.595_769_1), cubic));
+    let exponential = exp(_mm512_mul_ps(set(-2.0 * ROOT_TWO_OVER_PI), cubic));
     _mm512_div_ps(x, _mm512_add_ps(set(1.0), exponential))
 }
 
@@ -209,7 +212,8 @@ mod tests {
         }
         let all: Vec<f32> = (0..=u32::MAX).step_by(9973).map(f32::from_bits).collect();
         for x in all.as_chunks::<LANES>().0 {
-            let checks: [(unsafe fn(__m512) -> __m512, fn(f32) -> f32); 3] = [
+            type Check = (unsafe fn(__m512) -> __m512, fn(f32) -> f32);
+            let checks: [Check; 3] = [
                 (exp, math::exp::<true>),
                 (gelu_tanh, math::activate_gelu_tanh_fma),
                 (bf16, |x| math::from_bf16(math::to_bf16(x))),

@@ -23,6 +23,7 @@ pub mod reference;
 
 use crate::Result;
 use crate::batch::Mask;
+use crate::checkpoint::PackedEntry;
 use crate::config::Activation;
 use crate::tensor::Tensor;
 
@@ -42,6 +43,19 @@ pub enum Weights {
         /// `wi_1`.
         up: Tensor,
     },
+    /// Weights that a backend packed before, see [`crate::packed`].
+    Packed(PackedWeights),
+}
+
+/// Weights of one product in a backend's own layout, as they were stored.
+#[derive(Clone, Debug)]
+pub struct PackedWeights {
+    /// Name of the layout, with its version.
+    pub layout: String,
+    /// What the matrix is.
+    pub matrix: PackedEntry,
+    /// The packed bytes, as a tensor of bytes.
+    pub bytes: Tensor,
 }
 
 /// What a product does with its result before it is stored.
@@ -206,6 +220,9 @@ pub trait Backend: Send + Sync {
 
     /// Prepares the weights of a product; a `gain` multiplies each column of its input, for
     /// backends that [fold gains](Backend::folds_gains).
+    ///
+    /// Packed weights are used where they are. They fail if they are damaged or not in this
+    /// backend's layout, and in a backend that has none; their gain is folded already.
     fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<Self::Matrix>;
 
     /// Prepares a bias table `[buckets, n_heads]`: `bucket_of` maps `key - query` to its row.

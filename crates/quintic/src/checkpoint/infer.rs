@@ -46,6 +46,25 @@ impl InferredShape {
     /// `layer_norm_epsilon` of every published T5 encoder.
     pub const EPS: f64 = 1e-6;
 
+    #[cfg(test)]
+    pub(crate) fn for_tests(is_gated: bool, has_bias_per_layer: bool) -> Self {
+        InferredShape {
+            d_model: 24,
+            d_kv: 8,
+            d_ff: 40,
+            n_heads: 2,
+            n_layers: 3,
+            n_decoder_layers: 0,
+            vocab_size: 50,
+            n_buckets: 16,
+            is_gated,
+            has_bias_per_layer,
+            has_lm_head: false,
+            max_distance: Self::MAX_DISTANCE,
+            eps: Self::EPS,
+        }
+    }
+
     /// `feed_forward_proj` as a config would say it: `gated-gelu` or `relu`.
     pub fn feed_forward_proj(&self) -> &'static str {
         match self.is_gated {

@@ -9,7 +9,7 @@ use super::pipeline;
 use crate::{Error, ErrorKind, Result};
 
 /// Files any of which makes a folder a tokenizer's. ByT5 has only the last one.
-pub(super) const TOKENIZER_FILES: [&str; 5] = [
+pub(crate) const TOKENIZER_FILES: [&str; 5] = [
     "tokenizer.json",
     "spiece.model",
     "tokenizer.model",
@@ -173,6 +173,8 @@ fn candidates(variant: Option<&str>) -> Vec<(String, bool, Format)> {
             ),
             named("pytorch_model.bin".into(), false, Format::Pytorch),
             named("pytorch_model.bin.index.json".into(), true, Format::Pytorch),
+            // Beside other weights it is a variant, and found as one.
+            named(super::packed::FILE.into(), false, Format::Safetensors),
         ],
         // The index has been published with the variant in either place.
         Some(v) => vec![
@@ -349,7 +351,8 @@ mod tests {
             assert_eq!(variant_of(&name), Some("fp16"), "{name}");
         }
         for (name, ..) in candidates(None) {
-            assert_eq!(variants(&[name]), [None]);
+            let packed = (name == super::super::packed::FILE).then(|| "packed".to_owned());
+            assert_eq!(variants(&[name]), [packed]);
         }
         assert_eq!(variant_of("model-00001-of-00002.safetensors"), None);
     }

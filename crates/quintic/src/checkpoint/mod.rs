@@ -16,6 +16,8 @@
 //! - one weight file: an encoder alone, or a checkpoint that holds it among other models,
 //!   under a prefix such as `text_encoders.t5xxl.transformer.`.
 //!
+//! - what `quintic convert --pack` writes: `model.packed.safetensors` in a model folder.
+//!
 //! Names are those of transformers, without the prefix; the names of the encoder that Wan's
 //! repository publishes are turned into them. Nothing is chosen silently: a
 //! variant that is not there, two encoders in one file, an index that disagrees with its
@@ -57,6 +59,7 @@ pub mod hub;
 pub(crate) mod in_memory;
 mod infer;
 mod layout;
+pub(crate) mod packed;
 mod pipeline;
 mod prefix;
 mod pytorch;
@@ -73,12 +76,14 @@ pub use self::entry::Entry;
 pub use self::file::Format;
 pub use self::infer::{InferredShape, infer_shape};
 pub use self::layout::OpenOptions;
+pub use self::packed::{Packed, PackedEntry};
 pub use self::pytorch::PytorchFile;
 pub use self::safetensors::{MAX_HEADER_BYTES, SafetensorsFile};
 pub use self::source::TensorSource;
 
 use self::file::WeightFile;
 use self::layout::Layout;
+pub(crate) use self::layout::TOKENIZER_FILES;
 use self::shards::ShardIndex;
 use crate::{DType, Error, Result, Tensor};
 
@@ -92,6 +97,8 @@ pub struct Checkpoint {
     prefix: String,
     /// Name without prefix to file and entry, for the names under the prefix.
     names: BTreeMap<String, (usize, Entry)>,
+    /// If its matrices are packed: how.
+    packed: Option<Packed>,
 }
 
 impl Checkpoint {
@@ -120,8 +127,16 @@ impl Checkpoint {
     /// The model in these files: which of their names are its own.
     fn from_files(layout: Layout, files: Vec<WeightFile>, options: &OpenOptions) -> Result<Self> {
         let names = all_names(&files);
+        let packed = match files.first().and_then(WeightFile::metadata) {
+            Some(metadata) => {
+                Packed::read(metadata).map_err(|error| error.at(layout.weights.display()))?
+            }
+            None => None,
+        };
         let (prefix, names) =
-            if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {
+            if packed.is_some() && options.prefix.as_ref().is_none_or(String::is_empty) {
+                (String::new(), names)
+            } else if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {
                 (String::new(), rename(names))
             } else {
                 let all = names.keys().map(String::as_str);
@@ -135,6 +150,7 @@ impl Checkpoint {
             files,
             prefix,
             names,
+            packed,
         })
     }
 
@@ -186,6 +202,11 @@ impl Checkpoint {
         self.names
             .get(name)
             .map(|&(file, _)| self.files[file].path())
+    }
+
+    /// How the matrices are packed, if they are; see [`crate::packed`].
+    pub fn packed(&self) -> Option<&Packed> {
+        self.packed.as_ref()
     }
 
     /// How the tensors are stored.

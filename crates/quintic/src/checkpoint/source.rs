@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::Checkpoint;
 use super::entry::list_names;
-use crate::{Error, Result, Tensor};
+use super::{Checkpoint, Packed};
+use crate::backend::PackedWeights;
+use crate::{DType, Error, Result, Tensor};
 
 /// How many names an error lists.
 const LISTED: usize = 12;
@@ -37,6 +38,39 @@ impl<'a> TensorSource<'a> {
     /// The checkpoint behind it.
     pub fn checkpoint(&self) -> &'a Checkpoint {
         self.checkpoint
+    }
+
+    /// How the matrices are packed, if they are.
+    pub fn packed(&self) -> Option<&'a Packed> {
+        self.checkpoint.packed()
+    }
+
+    /// The packed matrix `name`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::take`], and
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if it is not packed.
+    pub fn take_packed(&mut self, name: &str) -> Result<PackedWeights> {
+        let described = self
+            .packed()
+            .and_then(|packed| Some((&packed.layout, packed.matrices.get(name)?)));
+        let bytes = self.checkpoint.take(name)?;
+        let wrong = |what: String| {
+            Err(self.at_path(Error::checkpoint(what).at(format!("tensor `{name}`"))))
+        };
+        let Some((layout, matrix)) = described else {
+            return wrong("the metadata does not say how it is packed".to_owned());
+        };
+        if (bytes.dtype(), bytes.shape().len()) != (DType::U8, 1) {
+            return wrong(format!("found {bytes:?}, expected packed bytes in u8"));
+        }
+        self.taken.insert(name.to_owned());
+        Ok(PackedWeights {
+            layout: layout.clone(),
+            matrix: matrix.clone(),
+            bytes,
+        })
     }
 
     /// Whether there is such a tensor. Asking is not taking.

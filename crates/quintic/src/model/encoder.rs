@@ -1,13 +1,12 @@
 //! The encoder stack: which operation follows which.
 
 use crate::Result;
-use crate::backend::{Attention, Backend, Buckets, Epilogue, Keys, Pool, Visible, Weights};
+use crate::backend::{Attention, Backend, Buckets, Epilogue, Keys, Pool, Visible};
 use crate::batch::PackedBatch;
 use crate::config::T5Config;
-use crate::tensor::Tensor;
 
 use super::TakeTensor;
-use super::weights::{EncoderWeights, LayerWeights};
+use super::weights::{EncoderWeights, LayerParts, Part};
 
 /// A loaded text encoder on some backend.
 pub struct Encoder<B: Backend> {
@@ -52,7 +51,10 @@ impl<B: Backend> Encoder<B> {
         let weights = EncoderWeights::check(source, &config)?;
         let embedding = backend.prepare_table(weights.take_embedding(source)?)?;
         let layers = (0..config.num_layers)
-            .map(|layer| Layer::prepare(&backend, &config, weights.take_layer(source, layer)?))
+            .map(|layer| {
+                let parts = weights.take_parts(source, layer, backend.folds_gains())?;
+                Layer::prepare(&backend, &config, parts)
+            })
             .collect::<Result<_>>()?;
         let final_norm = backend.prepare_gain(weights.take_final_norm(source)?)?;
         Ok(Encoder {
@@ -138,40 +140,31 @@ impl<B: Backend> Encoder<B> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn prepare(backend: &B, config: &T5Config, weights: LayerWeights) -> Result<Self> {
+    fn prepare(backend: &B, config: &T5Config, parts: LayerParts) -> Result<Self> {
         let buckets = || {
             Buckets::bidirectional(
                 config.relative_attention_num_buckets,
                 config.relative_attention_max_distance,
             )
         };
-        let mut inputs = weights.feed_forward_in;
-        let inputs = match (inputs.pop(), inputs.pop()) {
-            (Some(up), Some(gate)) => Weights::Gated { gate, up },
-            (only, _) => Weights::Stacked(only.into_iter().collect()),
-        };
-        let folds = backend.folds_gains();
-        let gain = |gain: &Tensor| {
-            (!folds)
-                .then(|| backend.prepare_gain(gain.clone()))
-                .transpose()
-        };
-        let folded = |gain: Tensor| folds.then_some(gain);
+        let matrix = |part: Part| backend.prepare_matrix(part.weights, part.gain);
         Ok(Layer {
-            attention_norm: gain(&weights.attention_norm)?,
-            qkv: backend.prepare_matrix(
-                Weights::Stacked(weights.qkv.into()),
-                folded(weights.attention_norm),
-            )?,
-            output: backend.prepare_matrix(Weights::Stacked(vec![weights.output]), None)?,
-            bias: weights
+            attention_norm: parts
+                .attention_norm
+                .map(|gain| backend.prepare_gain(gain))
+                .transpose()?,
+            qkv: matrix(parts.qkv)?,
+            output: matrix(parts.output)?,
+            bias: parts
                 .bias
                 .map(|bias| backend.prepare_bias(bias, buckets()))
                 .transpose()?,
-            feed_forward_norm: gain(&weights.feed_forward_norm)?,
-            feed_forward_in: backend.prepare_matrix(inputs, folded(weights.feed_forward_norm))?,
-            feed_forward_out: backend
-                .prepare_matrix(Weights::Stacked(vec![weights.feed_forward_out]), None)?,
+            feed_forward_norm: parts
+                .feed_forward_norm
+                .map(|gain| backend.prepare_gain(gain))
+                .transpose()?,
+            feed_forward_in: matrix(parts.feed_forward_in)?,
+            feed_forward_out: matrix(parts.feed_forward_out)?,
         })
     }
 }

@@ -8,4 +8,4 @@ mod encoder;
 mod weights;
 
 pub use encoder::{Encoded, Encoder};
-pub use weights::{EncoderWeights, LayerWeights, TakeTensor};
+pub use weights::{EncoderWeights, LayerParts, LayerWeights, Part, Product, TakeTensor};

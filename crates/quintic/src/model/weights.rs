@@ -1,6 +1,7 @@
 //! Which tensors an encoder is made of: names, shapes, and what may stand in for what.
 
-use crate::checkpoint::TensorSource;
+use crate::backend::{PackedWeights, Weights};
+use crate::checkpoint::{Packed, TensorSource};
 use crate::config::{Family, T5Config};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
@@ -25,6 +26,20 @@ pub trait TakeTensor {
     ///
     /// As [`TakeTensor::require`], and if the tensor cannot be read or is not of a float type.
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor>;
+
+    /// How the source's products are packed, if they are.
+    fn packed(&self) -> Option<&Packed> {
+        None
+    }
+
+    /// The packed product `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if it is not there or not packed.
+    fn take_packed(&mut self, name: &str) -> Result<PackedWeights> {
+        Err(Error::checkpoint("nothing is packed").at(format!("tensor `{name}`")))
+    }
 }
 
 impl TakeTensor for TensorSource<'_> {
@@ -45,6 +60,14 @@ impl TakeTensor for TensorSource<'_> {
             )));
         }
         Ok(tensor)
+    }
+
+    fn packed(&self) -> Option<&Packed> {
+        TensorSource::packed(self)
+    }
+
+    fn take_packed(&mut self, name: &str) -> Result<PackedWeights> {
+        TensorSource::take_packed(self, name)
     }
 }
 
@@ -67,6 +90,107 @@ pub struct LayerWeights<T = Tensor> {
     pub feed_forward_out: T,
 }
 
+/// The products of a layer, each of which a backend packs as one matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Product {
+    /// Query, key and value.
+    Qkv,
+    /// Of attention.
+    Output,
+    /// `wi`, or `wi_0` and `wi_1` if gated.
+    FeedForwardIn,
+    /// `wo`.
+    FeedForwardOut,
+}
+
+impl Product {
+    /// Every product.
+    pub const ALL: [Product; 4] = [
+        Product::Qkv,
+        Product::Output,
+        Product::FeedForwardIn,
+        Product::FeedForwardOut,
+    ];
+
+    /// Name of its packed matrix, such as `encoder.block.0.qkv`.
+    pub fn name(self, layer: usize) -> String {
+        let product = match self {
+            Product::Qkv => "qkv",
+            Product::Output => "output",
+            Product::FeedForwardIn => "feed_forward_in",
+            Product::FeedForwardOut => "feed_forward_out",
+        };
+        format!("encoder.block.{layer}.{product}")
+    }
+
+    /// Columns of result and input, and whether it is gated.
+    fn shape(self, config: &T5Config) -> (usize, usize, bool) {
+        let (d_model, d_ff, inner) = (config.d_model, config.d_ff, config.inner_dim());
+        match self {
+            Product::Qkv => (3 * inner, d_model, false),
+            Product::Output => (d_model, inner, false),
+            Product::FeedForwardIn => (d_ff, d_model, config.feed_forward.gated),
+            Product::FeedForwardOut => (d_model, d_ff, false),
+        }
+    }
+}
+
+/// What a backend prepares a layer from.
+#[derive(Debug)]
+pub struct LayerParts {
+    /// Gain of the norm before attention; `None` if it is folded into the product.
+    pub attention_norm: Option<Tensor>,
+    /// Query, key and value.
+    pub qkv: Part,
+    /// Output of attention.
+    pub output: Part,
+    /// Position bias, if the layer has a table of its own.
+    pub bias: Option<Tensor>,
+    /// Gain of the norm before the feed-forward layer; `None` if it is folded.
+    pub feed_forward_norm: Option<Tensor>,
+    /// Into the feed-forward layer.
+    pub feed_forward_in: Part,
+    /// Out of it.
+    pub feed_forward_out: Part,
+}
+
+impl LayerParts {
+    /// The weights of a product.
+    pub fn part(&self, product: Product) -> &Part {
+        match product {
+            Product::Qkv => &self.qkv,
+            Product::Output => &self.output,
+            Product::FeedForwardIn => &self.feed_forward_in,
+            Product::FeedForwardOut => &self.feed_forward_out,
+        }
+    }
+
+    /// All but the products.
+    pub fn others(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.attention_norm, &self.bias, &self.feed_forward_norm]
+            .into_iter()
+            .flatten()
+    }
+}
+
+/// Weights of a product, and the gain that is to be folded into them.
+#[derive(Debug)]
+pub struct Part {
+    /// The weights.
+    pub weights: Weights,
+    /// Multiplies each column of the product's input.
+    pub gain: Option<Tensor>,
+}
+
+impl From<Weights> for Part {
+    fn from(weights: Weights) -> Self {
+        Part {
+            weights,
+            gain: None,
+        }
+    }
+}
+
 /// Where the tensors of an encoder are, after [`EncoderWeights::check`] has found all of them.
 ///
 /// They are taken one after another: a source that makes or reads a tensor when it is asked
@@ -77,6 +201,8 @@ pub struct EncoderWeights {
     /// Name of the embedding table, `[vocab_size, d_model]`.
     embedding: &'static str,
     per_layer_bias: bool,
+    /// If products are packed: whether gains are folded into them.
+    packed: Option<bool>,
 }
 
 /// Names under which checkpoints keep the embedding table. Most have several of them, all
@@ -89,6 +215,14 @@ const EMBEDDING_NAMES: [&str; 3] = [
 
 /// Gain of the last norm, `[d_model]`.
 const FINAL_NORM: &str = "encoder.final_layer_norm.weight";
+
+const ATTENTION_NORM: &str = "0.layer_norm";
+const FEED_FORWARD_NORM: &str = "1.layer_norm";
+const BIAS: &str = "0.SelfAttention.relative_attention_bias";
+
+fn tensor_name(layer: usize, part: &str) -> String {
+    format!("encoder.block.{layer}.layer.{part}.weight")
+}
 
 impl EncoderWeights {
     /// Finds every tensor of the encoder that `config` describes.
@@ -106,12 +240,17 @@ impl EncoderWeights {
                 .find(|name| source.contains(name))
                 .unwrap_or(EMBEDDING_NAMES[0]),
             config: config.clone(),
+            packed: source.packed().map(|packed| packed.fold_norm_gains),
         };
         let mut wanted = vec![
             (weights.embedding.to_owned(), weights.embedding_shape()),
             (FINAL_NORM.to_owned(), vec![config.d_model]),
         ];
         for layer in 0..config.num_layers {
+            if let Some(folded) = weights.packed {
+                weights.want_packed(source, layer, folded, &mut wanted)?;
+                continue;
+            }
             weights.visit(layer, &mut |name, shape| {
                 wanted.push((name, shape));
                 Ok(())
@@ -119,6 +258,55 @@ impl EncoderWeights {
         }
         source.require(&wanted)?;
         Ok(weights)
+    }
+
+    /// Checks a layer's packed products, and adds to `wanted` what else it needs.
+    fn want_packed(
+        &self,
+        source: &dyn TakeTensor,
+        layer: usize,
+        folded: bool,
+        wanted: &mut Vec<(String, Vec<usize>)>,
+    ) -> Result<()> {
+        for product in Product::ALL {
+            let name = product.name(layer);
+            let (columns, depth, gated) = product.shape(&self.config);
+            let place = || format!("tensor `{name}`");
+            if !source.contains(&name) {
+                // To be named with everything else that is missing.
+                wanted.push((name, Vec::new()));
+                continue;
+            }
+            let Some(found) = source
+                .packed()
+                .and_then(|packed| packed.matrices.get(&name))
+            else {
+                return Err(
+                    Error::checkpoint("the metadata does not say how it is packed").at(place()),
+                );
+            };
+            if (found.columns, found.depth, found.gated) != (columns, depth, gated) {
+                let kind = |gated| if gated { "gated" } else { "ungated" };
+                return Err(Error::checkpoint(format!(
+                    "packed as {} x {}, {}, expected {columns} x {depth}, {} from config.json",
+                    found.columns,
+                    found.depth,
+                    kind(found.gated),
+                    kind(gated),
+                ))
+                .at(place())
+                .hint("do the weights and config.json belong to the same model?"));
+            }
+        }
+        if !folded {
+            let d_model = vec![self.config.d_model];
+            wanted.push((tensor_name(layer, ATTENTION_NORM), d_model.clone()));
+            wanted.push((tensor_name(layer, FEED_FORWARD_NORM), d_model));
+        }
+        if self.has_bias(layer) {
+            wanted.push((tensor_name(layer, BIAS), self.bias_shape()));
+        }
+        Ok(())
     }
 
     /// The embedding table, `[vocab_size, d_model]`.
@@ -139,6 +327,102 @@ impl EncoderWeights {
         self.visit(layer, &mut |name, shape| source.take(&name, &shape))
     }
 
+    /// The parts of one layer, as they are stored: packed, or in several tensors. With `folds`
+    /// the gains of its norms go with the products behind them.
+    ///
+    /// # Errors
+    ///
+    /// As [`EncoderWeights::take_embedding`];
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if a packed model folds and is not to, or
+    /// the other way round.
+    pub fn take_parts(
+        &self,
+        source: &mut dyn TakeTensor,
+        layer: usize,
+        folds: bool,
+    ) -> Result<LayerParts> {
+        if let Some(folded) = self.packed {
+            if folded != folds {
+                return Err(Error::input(format!(
+                    "`fold_norm_gains` is `{folds}`, but the model is packed for `{folded}`"
+                )));
+            }
+            return self.take_packed_parts(source, layer, folded);
+        }
+        let weights = self.take_layer(source, layer)?;
+        let mut inputs = weights.feed_forward_in;
+        let inputs = match (inputs.pop(), inputs.pop()) {
+            (Some(up), Some(gate)) => Weights::Gated { gate, up },
+            (only, _) => Weights::Stacked(only.into_iter().collect()),
+        };
+        // The gain by itself, and the gain that goes with the product.
+        let split = |gain| {
+            if folds {
+                (None, Some(gain))
+            } else {
+                (Some(gain), None)
+            }
+        };
+        let (attention_norm, qkv_gain) = split(weights.attention_norm);
+        let (feed_forward_norm, inputs_gain) = split(weights.feed_forward_norm);
+        Ok(LayerParts {
+            attention_norm,
+            qkv: Part {
+                weights: Weights::Stacked(weights.qkv.into()),
+                gain: qkv_gain,
+            },
+            output: Weights::Stacked(vec![weights.output]).into(),
+            bias: weights.bias,
+            feed_forward_norm,
+            feed_forward_in: Part {
+                weights: inputs,
+                gain: inputs_gain,
+            },
+            feed_forward_out: Weights::Stacked(vec![weights.feed_forward_out]).into(),
+        })
+    }
+
+    fn take_packed_parts(
+        &self,
+        source: &mut dyn TakeTensor,
+        layer: usize,
+        folded: bool,
+    ) -> Result<LayerParts> {
+        let d_model = [self.config.d_model];
+        let mut gain = |part: &str| match folded {
+            true => Ok(None),
+            false => source.take(&tensor_name(layer, part), &d_model).map(Some),
+        };
+        let attention_norm = gain(ATTENTION_NORM)?;
+        let feed_forward_norm = gain(FEED_FORWARD_NORM)?;
+        let bias = match self.has_bias(layer) {
+            true => Some(source.take(&tensor_name(layer, BIAS), &self.bias_shape())?),
+            false => None,
+        };
+        let mut part = |product: Product| {
+            let packed = source.take_packed(&product.name(layer))?;
+            Ok::<Part, Error>(Weights::Packed(packed).into())
+        };
+        Ok(LayerParts {
+            attention_norm,
+            qkv: part(Product::Qkv)?,
+            output: part(Product::Output)?,
+            bias,
+            feed_forward_norm,
+            feed_forward_in: part(Product::FeedForwardIn)?,
+            feed_forward_out: part(Product::FeedForwardOut)?,
+        })
+    }
+
+    fn has_bias(&self, layer: usize) -> bool {
+        self.per_layer_bias || layer == 0
+    }
+
+    fn bias_shape(&self) -> Vec<usize> {
+        let config = &self.config;
+        vec![config.relative_attention_num_buckets, config.num_heads]
+    }
+
     /// The gain of the last norm, `[d_model]`.
     ///
     /// # Errors
@@ -157,8 +441,7 @@ impl EncoderWeights {
         layer: usize,
         get: &mut dyn FnMut(String, Vec<usize>) -> Result<T>,
     ) -> Result<LayerWeights<T>> {
-        let has_bias = self.per_layer_bias || layer == 0;
-        LayerWeights::visit(&self.config, layer, has_bias, get)
+        LayerWeights::visit(&self.config, layer, self.has_bias(layer), get)
     }
 
     /// Whether a tensor that an encoder did not take belongs to the rest of a known model:
@@ -180,19 +463,14 @@ impl<T> LayerWeights<T> {
         get: &mut dyn FnMut(String, Vec<usize>) -> Result<T>,
     ) -> Result<Self> {
         let (d_model, d_ff, inner) = (config.d_model, config.d_ff, config.inner_dim());
-        let mut get = |part: &str, shape: &[usize]| {
-            get(
-                format!("encoder.block.{layer}.layer.{part}.weight"),
-                shape.to_vec(),
-            )
-        };
+        let mut get = |part: &str, shape: &[usize]| get(tensor_name(layer, part), shape.to_vec());
         let inputs: &[&str] = if config.feed_forward.gated {
             &["wi_0", "wi_1"]
         } else {
             &["wi"]
         };
         Ok(LayerWeights {
-            attention_norm: get("0.layer_norm", &[d_model])?,
+            attention_norm: get(ATTENTION_NORM, &[d_model])?,
             qkv: [
                 get("0.SelfAttention.q", &[inner, d_model])?,
                 get("0.SelfAttention.k", &[inner, d_model])?,
@@ -201,11 +479,11 @@ impl<T> LayerWeights<T> {
             output: get("0.SelfAttention.o", &[d_model, inner])?,
             bias: if has_bias {
                 let shape = [config.relative_attention_num_buckets, config.num_heads];
-                Some(get("0.SelfAttention.relative_attention_bias", &shape)?)
+                Some(get(BIAS, &shape)?)
             } else {
                 None
             },
-            feed_forward_norm: get("1.layer_norm", &[d_model])?,
+            feed_forward_norm: get(FEED_FORWARD_NORM, &[d_model])?,
             feed_forward_in: inputs
                 .iter()
                 .map(|input| get(&format!("1.DenseReluDense.{input}"), &[d_ff, d_model]))

@@ -63,6 +63,22 @@ impl SafetensorsWriter {
     /// [`ErrorKind::Io`](crate::ErrorKind::Io) if the file cannot be written,
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) if a shape overflows.
     pub fn create(path: &Path, specs: &[TensorSpec], metadata: &[(&str, String)]) -> Result<Self> {
+        // The format asks for data that begins at a multiple of 8.
+        Self::create_aligned(path, specs, metadata, 8)
+    }
+
+    /// [`SafetensorsWriter::create`] of a file whose data begins at a multiple of `alignment`
+    /// bytes, itself a multiple of 8.
+    ///
+    /// # Errors
+    ///
+    /// As [`SafetensorsWriter::create`].
+    pub fn create_aligned(
+        path: &Path,
+        specs: &[TensorSpec],
+        metadata: &[(&str, String)],
+        alignment: usize,
+    ) -> Result<Self> {
         let mut header = Map::new();
         if !metadata.is_empty() {
             let metadata: Map<_, _> = metadata
@@ -93,9 +109,9 @@ impl SafetensorsWriter {
             offset = end;
         }
         let mut header = Value::Object(header).to_string().into_bytes();
-        // The data then begins at a multiple of 8, as the format asks for.
-        header.resize(header.len().next_multiple_of(8), b' ');
-        let data_start = 8 + header.len() as u64;
+        let data_start = (8 + header.len()).next_multiple_of(alignment);
+        header.resize(data_start - 8, b' ');
+        let data_start = data_start as u64;
         for tensor in &mut tensors {
             tensor.next += data_start;
             tensor.end += data_start;
@@ -146,17 +162,21 @@ impl SafetensorsWriter {
         self.append_buffer(tensor_idx)
     }
 
+    /// Appends stored values of any type to tensor `tensor_idx`, as they are.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`](crate::ErrorKind::Io) if writing fails.
+    ///
+    /// # Panics
+    ///
+    /// If more is appended than the shape holds.
+    pub fn append_bytes(&mut self, tensor_idx: usize, bytes: &[u8]) -> Result<()> {
+        write(&mut self.file, &mut self.tensors[tensor_idx], bytes)
+    }
+
     fn append_buffer(&mut self, tensor_idx: usize) -> Result<()> {
-        let tensor = &mut self.tensors[tensor_idx];
-        let end = tensor.next + self.buffer.len() as u64;
-        assert!(
-            end <= tensor.end,
-            "tensor `{}` holds no more",
-            tensor.spec.name
-        );
-        self.file.write_at(tensor.next, &self.buffer)?;
-        tensor.next = end;
-        Ok(())
+        write(&mut self.file, &mut self.tensors[tensor_idx], &self.buffer)
     }
 
     /// Gives the file its name.
@@ -178,6 +198,18 @@ impl SafetensorsWriter {
         }
         self.file.finish()
     }
+}
+
+fn write(file: &mut AtomicFile, tensor: &mut Progress, bytes: &[u8]) -> Result<()> {
+    let end = tensor.next + bytes.len() as u64;
+    assert!(
+        end <= tensor.end,
+        "tensor `{}` holds no more",
+        tensor.spec.name
+    );
+    file.write_at(tensor.next, bytes)?;
+    tensor.next = end;
+    Ok(())
 }
 
 #[cfg(test)]

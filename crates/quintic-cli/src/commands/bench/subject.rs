@@ -1,6 +1,7 @@
 //! The model that is measured: a synthetic one or one from files, whole or cut.
 
-use quintic::checkpoint::{Checkpoint, TensorSource};
+use quintic::backend::PackedWeights;
+use quintic::checkpoint::{Checkpoint, Packed, TensorSource};
 use quintic::config::T5Config;
 use quintic::model::TakeTensor;
 use quintic::synthetic::{self, SyntheticWeights};
@@ -49,9 +50,9 @@ impl Subject {
                     .hint(format!("a folder of that name is `./{shape}`")));
                 }
             }
-            let stored = match args.stored.as_deref().unwrap_or(&args.compute.dtype) {
-                "bf16" => DType::BF16,
-                "f16" => DType::F16,
+            let stored = match args.stored.as_deref().or(args.compute.dtype.as_deref()) {
+                Some("bf16") => DType::BF16,
+                Some("f16") => DType::F16,
                 _ => DType::F32,
             };
             return Ok(Subject::Synthetic { config, stored });
@@ -64,6 +65,14 @@ impl Subject {
         let checkpoint = model::open(shape, files).map_err(no_such_shape)?;
         let config = config_of(&checkpoint)?;
         Ok(Subject::Files(Box::new(checkpoint), config))
+    }
+
+    /// How the model is packed, if it is.
+    pub(super) fn packed(&self) -> Option<&Packed> {
+        match self {
+            Subject::Synthetic { .. } => None,
+            Subject::Files(checkpoint, _) => checkpoint.packed(),
+        }
     }
 
     /// Layers of the whole model.
@@ -203,5 +212,15 @@ impl TakeTensor for Counting<'_> {
             self.bytes += (tensor.n_elements() * size) as u64;
         }
         Ok(tensor)
+    }
+
+    fn packed(&self) -> Option<&Packed> {
+        self.source.packed()
+    }
+
+    fn take_packed(&mut self, name: &str) -> Result<PackedWeights> {
+        let weights = self.source.take_packed(name)?;
+        self.bytes += weights.bytes.n_elements() as u64;
+        Ok(weights)
     }
 }

@@ -3,18 +3,23 @@
 //! Weights are packed once, at load, straight from the memory map and part by part, so that
 //! never more than one matrix stands in memory twice; the pages that were read are given
 //! back. What is left of the file is the embedding table, of which a pass reads single rows.
+//! Weights that were packed before ([`crate::packed`]) stay in their map.
 
 mod attention;
 mod cache;
 
+use std::sync::Arc;
+
 use quintic_kernels::{
-    self as kernels, Element, Isa, Kernels, Operand, PackedMatrix, Parts, Plain, Precision,
-    RelativeBias, Storage, Stream,
+    self as kernels, Bytes, Element, Isa, Kernels, Operand, PackedMatrix, PackedShape, Parts,
+    Plain, Precision, RelativeBias, Storage, Stream,
 };
 
 use super::choose::choose;
 use super::pool::pool;
-use super::{Attention, Backend, Buckets, Choice, Chosen, Epilogue, Pool, Weights, Widths};
+use super::{
+    Attention, Backend, Buckets, Choice, Chosen, Epilogue, PackedWeights, Pool, Weights, Widths,
+};
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
 use crate::tensor::{DType, Tensor};
@@ -71,50 +76,128 @@ impl Cpu {
         })
     }
 
+    /// How it computes.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// What `prepare_matrix` makes of these weights. Their values are not read.
+    pub fn packed_shape(&self, weights: &Weights, is_folded: bool) -> PackedShape {
+        let (tensors, depth, gated) = match weights {
+            Weights::Stacked(parts) => (parts.iter().collect(), parts[0].shape()[1], false),
+            Weights::Gated { gate, up } => (vec![gate, up], gate.shape()[1], true),
+            Weights::Packed(packed) => panic!("{} is packed already", packed.bytes.name()),
+        };
+        let n_parts = if gated { 1 } else { tensors.len() };
+        PackedShape {
+            storage: self.storage(&tensors, is_folded),
+            columns: tensors[..n_parts].iter().map(|part| part.shape()[0]).sum(),
+            depth,
+            gated,
+        }
+    }
+
     /// How weights of these tensors are kept.
-    fn storage(&self, tensors: &[&Tensor]) -> Result<Storage> {
+    fn storage(&self, tensors: &[&Tensor], is_folded: bool) -> Storage {
         if self.compute.dtype == ComputeType::F16 {
-            for tensor in tensors {
-                check_f16(tensor)?;
-            }
-            return Ok(Storage::F16);
+            return Storage::F16;
         }
         let elements: Vec<Element> = tensors.iter().map(|tensor| element(tensor)).collect();
         let same = elements.windows(2).all(|pair| pair[0] == pair[1]);
         let element = if same { elements[0] } else { Element::F32 };
-        Ok(self.kernels.storage(self.precision, element))
-    }
-
-    fn pack(&self, weights: &Weights, gain: Option<&[f32]>) -> Result<PackedMatrix> {
-        let (tensors, depth): (Vec<&Tensor>, usize) = match weights {
-            Weights::Stacked(parts) => (parts.iter().collect(), parts[0].shape()[1]),
-            Weights::Gated { gate, up } => (vec![gate, up], gate.shape()[1]),
-        };
-        let storage = self.storage(&tensors)?;
-        let storage = match gain {
+        match self.kernels.storage(self.precision, element) {
             // The product of a weight and a gain has more bits than either.
-            Some(_)
-                if self.compute.dtype == ComputeType::F32
-                    && self.precision != Precision::Bf16
-                    && matches!(storage, Storage::Bf16 | Storage::F16) =>
+            Storage::Bf16 | Storage::F16
+                if is_folded
+                    && self.compute.dtype == ComputeType::F32
+                    && self.precision != Precision::Bf16 =>
             {
                 self.kernels.storage(self.precision, Element::F32)
             }
-            _ => storage,
+            storage => storage,
+        }
+    }
+
+    /// Packs weights, and gives the pages that they were read from back.
+    pub(crate) fn pack(&self, weights: &Weights, gain: Option<&Tensor>) -> Result<PackedMatrix> {
+        let gain = gain.map(Tensor::to_f32);
+        let shape = self.packed_shape(weights, gain.is_some());
+        let tensors: Vec<&Tensor> = match weights {
+            Weights::Gated { gate, up } => vec![gate, up],
+            Weights::Stacked(parts) => parts.iter().collect(),
+            Weights::Packed(_) => Vec::new(),
         };
+        if shape.storage == Storage::F16 {
+            for tensor in &tensors {
+                check_f16(tensor)?;
+            }
+        }
         let plain: Vec<Plain<'_>> = tensors.iter().map(|tensor| plain(tensor)).collect();
-        let parts = match weights {
-            Weights::Stacked(_) => Parts::Stacked(&plain),
-            Weights::Gated { .. } => Parts::Gated {
+        let parts = match shape.gated {
+            false => Parts::Stacked(&plain),
+            true => Parts::Gated {
                 gate: plain[0],
                 up: plain[1],
             },
         };
-        let packed = self.kernels.pack(parts, depth, storage, gain);
+        let packed = self
+            .kernels
+            .pack(parts, shape.depth, shape.storage, gain.as_deref());
         for tensor in tensors {
             tensor.release();
         }
         Ok(packed)
+    }
+
+    /// Uses packed weights where they are.
+    fn adopt(&self, packed: PackedWeights) -> Result<PackedMatrix> {
+        let place = format!("tensor `{}`", packed.bytes.name());
+        if packed.layout != kernels::LAYOUT {
+            return Err(Error::unsupported(format!(
+                "packed in the layout `{}`, this version reads `{}`",
+                packed.layout,
+                kernels::LAYOUT
+            ))
+            .at(place)
+            .hint("pack the model again"));
+        }
+        let matrix = packed.matrix;
+        let Some(storage) = Storage::from_name(&matrix.storage) else {
+            return Err(Error::checkpoint(format!(
+                "unknown storage `{}` of packed weights, expected `f32`, `f16`, `bf16` or \
+                 `bf16-split`",
+                matrix.storage
+            ))
+            .at(place));
+        };
+        if !self.kernels.reads(self.precision, storage) {
+            return Err(Error::unsupported(format!(
+                "weights are packed as `{}`, which products of f32 in precision `{}` with {} do \
+                 not read",
+                storage.name(),
+                self.compute.matmul_precision.name(),
+                self.kernels.isa()
+            ))
+            .at(place)
+            .hint("pack the model on a machine like this one, or with another precision"));
+        }
+        let shape = PackedShape {
+            storage,
+            columns: matrix.columns,
+            depth: matrix.depth,
+            gated: matrix.gated,
+        };
+        PackedMatrix::from_packed(shape, Arc::new(Stored(packed.bytes)))
+            .map_err(|what| Error::checkpoint(what).at(place))
+    }
+}
+
+/// Packed weights in a file.
+struct Stored(Tensor);
+
+impl Bytes for Stored {
+    fn bytes(&self) -> &[u8] {
+        self.0.bytes()
     }
 }
 
@@ -214,8 +297,11 @@ impl Backend for Cpu {
     }
 
     fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<PackedMatrix> {
-        let gain = gain.map(|gain| gain.to_f32());
-        self.pack(&weights, gain.as_deref())
+        if let Weights::Packed(packed) = weights {
+            assert!(gain.is_none(), "packed weights have their gain folded");
+            return self.adopt(packed);
+        }
+        self.pack(&weights, gain.as_ref())
     }
 
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Bias> {

@@ -11,8 +11,8 @@ mod product;
 use super::choose::choose;
 use super::pool::pool;
 use super::{Attention, Backend, Buckets, Choice, Chosen, Epilogue, Pool, Weights, Widths};
-use crate::Result;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 pub use attention::KvCache;
 
@@ -81,6 +81,15 @@ impl Bias {
     }
 }
 
+/// Packing may have rounded, and the layout is another backend's.
+pub(crate) fn refuse_packed() -> Error {
+    Error::unsupported(
+        "the model is packed for the cpu backend, but the reference backend computes from weights \
+         as they were published",
+    )
+    .hint("name the model that was packed")
+}
+
 impl Backend for Reference {
     type Table = Tensor;
     type Gain = Vec<f32>;
@@ -116,6 +125,9 @@ impl Backend for Reference {
     }
 
     fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<Weights> {
+        if let Weights::Packed(packed) = &weights {
+            return Err(refuse_packed().at(format!("tensor `{}`", packed.bytes.name())));
+        }
         assert!(gain.is_none(), "the reference folds no gains");
         Ok(weights)
     }

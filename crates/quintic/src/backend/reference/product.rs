@@ -44,12 +44,13 @@ pub(super) fn linear(x: &Rows, w: &Weights, epilogue: Epilogue<'_, Reference>) {
         (Weights::Gated { .. }, _) | (Weights::Stacked(_), Epilogue::Gate(..)) => {
             panic!("gated weights go with a gating epilogue, and only they")
         }
+        (Weights::Packed(_), _) => unreachable!("refused by `prepare_matrix`"),
     }
 }
 
 pub(super) fn logits(x: &Rows, head: &Weights, scale: f32) -> Rows {
     let Weights::Stacked(parts) = head else {
-        panic!("an output head is not gated")
+        panic!("an output head is neither gated nor packed")
     };
     let vocab = parts.iter().map(|part| part.shape()[0]).sum();
     let mut out = Rows::zeros(x.rows, vocab);
