@@ -3,11 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
+mod golden_files;
 
 use std::path::Path;
 
-use common::{batch, goldens};
+use golden_files::{batch, goldens};
 use quintic::backend::Backend;
 use quintic::backend::cpu::Cpu;
 use quintic::batch::{PackedBatch, PadRows};

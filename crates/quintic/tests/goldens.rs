@@ -4,11 +4,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod common;
+mod golden_files;
 
 use std::path::Path;
 
-use common::{batch, goldens};
+use golden_files::{batch, goldens};
 
 use quintic::batch::{PadRows, PaddedBatch, PaddedMask};
 use quintic::checkpoint::{Checkpoint, OpenOptions, SafetensorsFile};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use quintic::batch::PackedBatch;
-use quintic::checkpoint::Checkpoint;
+use quintic::checkpoint::{Checkpoint, Packed};
 use quintic::config::{Family, T5Config};
 use quintic::sentence::SentenceHead;
 use quintic::{
