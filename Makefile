@@ -30,6 +30,8 @@ test-rust: fetch ## Run the Rust tests
 
 test-python: fetch $(VENV)/ready ## Compare the engine with transformers, live
 	$(CARGO) build --workspace --all-features --locked
+	QUINTIC_BIN=$(CURDIR)/target/debug/quintic QUINTIC_ENCODE_ARGS="--backend reference" \
+		$(VENV)/bin/python -m pytest -q tools/oracle
 	QUINTIC_BIN=$(CURDIR)/target/debug/quintic $(VENV)/bin/python -m pytest -q tools
 	$(VENV)/bin/python -m pytest -q bench/peers
 

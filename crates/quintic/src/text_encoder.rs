@@ -303,19 +303,15 @@ impl TextEncoder {
     /// ```
     /// # fn main() -> quintic::Result<()> {
     /// use quintic::backend::Pool;
-    /// use quintic::{LoadOptions, TextEncoder, Tokenizer};
+    /// use quintic::{LoadOptions, TextEncoder};
     ///
     /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/goldens/byt5");
     /// let encoder = TextEncoder::load(folder, &LoadOptions::default())?;
-    /// let tokenizer = Tokenizer::bytes(125)?;
-    /// let texts = ["a cat", "a very long story about a cat", "cats"];
-    /// let rows = texts
-    ///     .iter()
-    ///     .map(|text| tokenizer.encode(text, true))
-    ///     .collect::<quintic::Result<Vec<_>>>()?;
+    /// // Token ids of three texts, each with its end token.
+    /// let rows = [vec![17, 5, 1], vec![17, 9, 33, 5, 1], vec![8, 1]];
     ///
     /// let vectors = encoder.encode_rows(&rows, 4096, Some(Pool::Mean))?;
-    /// assert_eq!(vectors.len(), texts.len());
+    /// assert_eq!(vectors.len(), rows.len());
     /// assert_eq!(vectors[0].len(), encoder.config().d_model);
     ///
     /// let states = encoder.encode_rows(&rows, 4096, None)?;

@@ -307,7 +307,7 @@ fn models_that_are_not_folders() {
     .unwrap();
     run(&[
         &args(&out)[..],
-        &["--tokenizer", &tokenizer, "--backend", "reference"],
+        &["--tokenizer", &tokenizer, "--backend", "cpu"],
     ]
     .concat())
     .good();
@@ -321,8 +321,6 @@ fn models_that_are_not_folders() {
         "encode",
         "--model",
         &root,
-        "--backend",
-        "reference",
         "--subfolder",
         "model",
         "-o",
