@@ -9,7 +9,6 @@
 
 use std::ops::Range;
 
-use crate::math::split_bf16;
 use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
@@ -385,13 +384,20 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         std::slice::from_raw_parts_mut(*plane, padded * depth).fill(0);
                     }
                 }
+                // Vectors split a row; pairs of `k` then go to their places two by two.
+                let mut parts = [vec![0u16; depth], vec![0u16; depth]];
                 for key in 0..n {
                     let row = f32_row(keys.keys, first + key, key_column, d_kv);
-                    let panel = key / PANEL * PANEL * depth;
-                    for (k, &value) in row.iter().enumerate() {
-                        let to = ((k / CHUNK * 2 + key % PANEL / 16) * 16 + k % CHUNK / 2) * 32;
-                        let to = panel + to + key % 16 * 2 + k % 2;
-                        self.put(&planes, to, value);
+                    let [high, low] = &mut parts;
+                    (self.kernels.table.rows.split)(row, high, low);
+                    let column = key / PANEL * PANEL * depth + key % 16 * 2;
+                    for (plane, part) in planes.iter().zip(&parts) {
+                        for (pair, values) in part.chunks_exact(2).enumerate() {
+                            let k = 2 * pair;
+                            let to = ((k / CHUNK * 2 + key % PANEL / 16) * 16 + k % CHUNK / 2) * 32;
+                            let to = plane.add(column + to).cast::<[u16; 2]>();
+                            *to = [values[0], values[1]];
+                        }
                     }
                 }
             }
@@ -448,21 +454,6 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         }
     }
 
-    /// Stores both parts of a value.
-    ///
-    /// # Safety
-    ///
-    /// The planes have an element `to`.
-    #[inline(always)]
-    unsafe fn put(&self, planes: &[*mut u16; 2], to: usize, value: f32) {
-        let (high, low) = split_bf16(value);
-        // SAFETY: by the caller's word.
-        unsafe {
-            *planes[0].add(to) = high;
-            *planes[1].add(to) = low;
-        }
-    }
-
     /// Queries of a block, row after row.
     unsafe fn load_queries(&self, memory: *mut f32, queries: Range<usize>) {
         let Attention { d_kv, .. } = *self.attention;
@@ -480,10 +471,13 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     to.copy_from_slice(values);
                     continue;
                 }
-                for k in 0..row {
-                    let value = values.get(k).copied().unwrap_or(0.0);
-                    self.put(&planes, query * row + k, value);
-                }
+                let part = |plane: usize| {
+                    std::slice::from_raw_parts_mut(planes[plane].add(query * row), row)
+                };
+                let (high, low) = (part(0), part(1));
+                (self.kernels.table.rows.split)(values, high, low);
+                high[d_kv..].fill(0);
+                low[d_kv..].fill(0);
             }
         }
     }
@@ -648,10 +642,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             }
             plane(1)[n..].fill(0);
             let sum = (rows.exp)(scores, shift);
-            let (high, low) = (plane(0), plane(1));
-            for (i, &weight) in scores.iter().enumerate() {
-                (high[i], low[i]) = split_bf16(weight);
-            }
+            (rows.split)(scores, plane(0), plane(1));
             sum
         }
     }

@@ -87,6 +87,8 @@ pub(crate) struct Rowwise {
     pub(crate) exp_bf16: unsafe fn(&[f32], f32, &mut [u16]) -> f32,
     /// Two rows as pairs of bf16, see [`Pairs`], whose places exist and are this thread's.
     pub(crate) pairs: unsafe fn(&Pairs<'_>),
+    /// Both bf16 parts of each value; all three are as long.
+    pub(crate) split: unsafe fn(&[f32], &mut [u16], &mut [u16]),
     /// `x *= factor`.
     pub(crate) scale: unsafe fn(&mut [f32], f32),
     /// bf16 chunks in panel order to rows of 32 f32: `out` has `32 * chunks` rows.
@@ -112,6 +114,7 @@ macro_rules! instantiate {
             exp_bf16: instance::exp_bf16,
             scale: instance::scale,
             pairs: instance::pairs,
+            split: instance::split,
             widen_bf16: instance::widen_bf16,
             widen_f16: instance::widen_f16,
         };
@@ -147,6 +150,10 @@ macro_rules! instantiate {
             $(#[$feature])?
             pub(super) unsafe fn scale(x: &mut [f32], factor: f32) {
                 body::scale(x, factor)
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn split(x: &[f32], high: &mut [u16], low: &mut [u16]) {
+                body::split(x, high, low)
             }
             $(#[$feature])?
             pub(super) unsafe fn pairs(rows: &Pairs<'_>) {
@@ -435,6 +442,13 @@ pub(crate) mod body {
     pub(crate) fn scale(x: &mut [f32], factor: f32) {
         for x in x {
             *x *= factor;
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn split(x: &[f32], high: &mut [u16], low: &mut [u16]) {
+        for ((&x, high), low) in x.iter().zip(high).zip(low) {
+            (*high, *low) = split_bf16(x);
         }
     }
 
