@@ -48,6 +48,7 @@ def engine(self_check: bool, tmp_path_factory: pytest.TempPathFactory) -> Engine
 def quintic(self_check: bool, tmp_path_factory: pytest.TempPathFactory) -> Quintic:
     """The binary, for tests that make no sense with the stand-in."""
     if self_check:
+        # Only where the harness checks itself, by `--self-check`: there is no binary to test.
         pytest.skip("needs the binary")
     return Quintic(tmp_path_factory.mktemp("quintic"))
 

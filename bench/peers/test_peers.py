@@ -90,8 +90,6 @@ def test_a_paused_engine_stands_still(tmp_path: Path) -> None:
     engine.wait_ready(60)
     engine.pause()
     stat = Path(f"/proc/{engine._process.pid}/stat")
-    if not stat.exists():
-        pytest.skip("needs /proc")
     for _ in range(100):
         if stat.read_text().rsplit(")", 1)[1].split()[0] == "T":
             break

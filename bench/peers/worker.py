@@ -7,6 +7,7 @@ A ragged batch is padded to its longest row, or with ``--loop`` encoded row by r
 
 from __future__ import annotations
 
+import abc
 import argparse
 import json
 import os
@@ -48,15 +49,15 @@ def feeds(rows: list[list[int]], is_loop: bool) -> list[Feed]:
     return [Feed(ids, None if positions.all() else positions.astype(np.int64), lengths)]
 
 
-class Peer:
+class Peer(abc.ABC):
     """Loaded in ``__init__``; ``encode`` is what is timed, ``to_numpy`` is not."""
 
-    def __init__(self, options: argparse.Namespace, calls: list[Feed]) -> None:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def __init__(self, options: argparse.Namespace, calls: list[Feed]) -> None: ...
 
+    @abc.abstractmethod
     def encode(self, index: int) -> Any:
         """The hidden states of one call, in whatever the peer returns."""
-        raise NotImplementedError
 
     def to_numpy(self, states: Any) -> np.ndarray:
         """The same as an array."""
@@ -78,9 +79,9 @@ class Torch(Peer):
         ]
         self.model = self.load(options, max(call.ids.shape[1] for call in calls))
 
+    @abc.abstractmethod
     def load(self, options: argparse.Namespace, width: int) -> Any:
         """The model, compiled if wanted."""
-        raise NotImplementedError
 
     def encode(self, index: int) -> Any:
         ids, mask = self.inputs[index]

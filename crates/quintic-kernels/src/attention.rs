@@ -9,12 +9,12 @@
 
 use std::ops::Range;
 
+use crate::Kernels;
 use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
 use crate::rowwise::Pairs;
-use crate::scores::{ScoreBias, ScoreMask, ScoresAt};
-use crate::{Isa, Kernels};
+use crate::scores::{ScoreBias, ScoreMask, ScoresAt, modify};
 
 /// Keys whose scores are held at once.
 const KEY_BLOCK: usize = 512;
@@ -746,62 +746,4 @@ fn terms(planes: usize) -> &'static [(usize, usize)] {
 unsafe fn f32_row(x: &Operand, token: usize, column: usize, n: usize) -> &[f32] {
     // SAFETY: by the caller's word.
     unsafe { std::slice::from_raw_parts(x.as_f32().add(token * x.stride.row + column), n) }
-}
-
-/// Bias and mask, compiled for the instruction set that runs them.
-///
-/// # Safety
-///
-/// The instruction set is available.
-unsafe fn modify<B: ScoreBias, M: ScoreMask>(
-    isa: Isa,
-    bias: &B,
-    mask: &M,
-    at: ScoresAt,
-    full: bool,
-    scores: &mut [f32],
-) {
-    #[inline(always)]
-    fn body<B: ScoreBias, M: ScoreMask>(
-        bias: &B,
-        mask: &M,
-        at: ScoresAt,
-        full: bool,
-        scores: &mut [f32],
-    ) {
-        bias.add(at, scores);
-        if !full {
-            mask.hide(at, scores);
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-        fn avx512<B: ScoreBias, M: ScoreMask>(
-            b: &B,
-            m: &M,
-            at: ScoresAt,
-            full: bool,
-            s: &mut [f32],
-        ) {
-            body(b, m, at, full, s);
-        }
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2<B: ScoreBias, M: ScoreMask>(b: &B, m: &M, at: ScoresAt, full: bool, s: &mut [f32]) {
-            body(b, m, at, full, s);
-        }
-        // SAFETY: by the caller's word.
-        unsafe {
-            match isa {
-                Isa::Portable => body(bias, mask, at, full, scores),
-                Isa::Avx2 => avx2(bias, mask, at, full, scores),
-                Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => avx512(bias, mask, at, full, scores),
-            }
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        let _ = isa;
-        body(bias, mask, at, full, scores);
-    }
 }

@@ -7,6 +7,8 @@
 
 use std::ops::Range;
 
+use crate::Isa;
+
 /// Which scores: those of one query of one head with keys that follow each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScoresAt {
@@ -280,5 +282,63 @@ impl ScoreMask for PairMask<'_> {
                 *score = f32::NEG_INFINITY;
             }
         }
+    }
+}
+
+/// Bias and mask, compiled for the instruction set that runs them.
+///
+/// # Safety
+///
+/// The instruction set is available.
+pub(crate) unsafe fn modify<B: ScoreBias, M: ScoreMask>(
+    isa: Isa,
+    bias: &B,
+    mask: &M,
+    at: ScoresAt,
+    full: bool,
+    scores: &mut [f32],
+) {
+    #[inline(always)]
+    fn body<B: ScoreBias, M: ScoreMask>(
+        bias: &B,
+        mask: &M,
+        at: ScoresAt,
+        full: bool,
+        scores: &mut [f32],
+    ) {
+        bias.add(at, scores);
+        if !full {
+            mask.hide(at, scores);
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn avx512<B: ScoreBias, M: ScoreMask>(
+            b: &B,
+            m: &M,
+            at: ScoresAt,
+            full: bool,
+            s: &mut [f32],
+        ) {
+            body(b, m, at, full, s);
+        }
+        #[target_feature(enable = "avx2,fma")]
+        fn avx2<B: ScoreBias, M: ScoreMask>(b: &B, m: &M, at: ScoresAt, full: bool, s: &mut [f32]) {
+            body(b, m, at, full, s);
+        }
+        // SAFETY: by the caller's word.
+        unsafe {
+            match isa {
+                Isa::Portable => body(bias, mask, at, full, scores),
+                Isa::Avx2 => avx2(bias, mask, at, full, scores),
+                Isa::Avx512 | Isa::Avx512Bf16 | Isa::Amx => avx512(bias, mask, at, full, scores),
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = isa;
+        body(bias, mask, at, full, scores);
     }
 }
