@@ -1,7 +1,6 @@
 //! Errors to text and exit codes.
 
 use std::error::Error as _;
-use std::process::ExitCode;
 
 use quintic::{Error, ErrorKind, Result};
 
@@ -22,15 +21,15 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
 }
 
 /// Prints an error with its causes, and turns the result into an exit code.
-pub(crate) fn report(result: Result<ExitCode>) -> ExitCode {
+pub(crate) fn report(result: Result<u8>) -> u8 {
     let error = match result {
         Ok(code) => return code,
         Err(error) => error,
     };
     if !is_closed_pipe(&error) {
-        eprintln!("{}", text(&error));
+        eprintln!("error: {}", error.report());
     }
-    ExitCode::from(code(error.kind()))
+    code(error.kind())
 }
 
 /// Whoever closed our standard output, such as `head`, has what it wanted: no words.
@@ -39,27 +38,6 @@ fn is_closed_pipe(error: &Error) -> bool {
         .source()
         .and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
-}
-
-fn text(error: &Error) -> String {
-    let mut text = String::from("error: ");
-    if let Some(place) = error.place() {
-        text += &format!("{place}: ");
-    }
-    text += error.message();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        // A cause that the message already quotes would only be said twice.
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text += &format!("\n  caused by: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    if let Some(hint) = error.hint_text() {
-        text += &format!("\n\nhint: {hint}");
-    }
-    text
 }
 
 #[cfg(test)]
@@ -76,18 +54,5 @@ mod tests {
         codes.sort_unstable();
         codes.dedup();
         assert_eq!(codes.len(), ErrorKind::ALL.len());
-    }
-
-    #[test]
-    fn the_hint_stands_last() {
-        let cause = std::io::Error::other("the disk is on fire");
-        let error = Error::config("broken")
-            .at("config.json")
-            .hint("repair it")
-            .source_error(cause);
-        assert_eq!(
-            text(&error),
-            "error: config.json: broken\n  caused by: the disk is on fire\n\nhint: repair it"
-        );
     }
 }

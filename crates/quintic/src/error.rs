@@ -130,6 +130,27 @@ impl Error {
         self
     }
 
+    /// All there is to say: place, message, causes that the message does not quote, hint.
+    pub fn report(&self) -> String {
+        let mut text = String::new();
+        if let Some(place) = self.place() {
+            text += &format!("{place}: ");
+        }
+        text += self.message();
+        let mut cause = self.source();
+        while let Some(inner) = cause {
+            let inner_text = inner.to_string();
+            if !text.contains(&inner_text) {
+                text += &format!("\n  caused by: {inner_text}");
+            }
+            cause = inner.source();
+        }
+        if let Some(hint) = self.hint_text() {
+            text += &format!("\n\nhint: {hint}");
+        }
+        text
+    }
+
     /// Adds the error that caused this one.
     #[must_use]
     pub fn source_error(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -189,6 +210,19 @@ impl StdError for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_names_causes_and_ends_with_the_hint() {
+        let cause = std::io::Error::other("the disk is on fire");
+        let error = Error::config("broken")
+            .at("config.json")
+            .hint("repair it")
+            .source_error(cause);
+        assert_eq!(
+            error.report(),
+            "config.json: broken\n  caused by: the disk is on fire\n\nhint: repair it"
+        );
+    }
 
     #[test]
     fn shows_place_message_and_hint() {

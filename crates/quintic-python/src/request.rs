@@ -1,0 +1,101 @@
+//! One forward pass on a padded batch.
+
+use half::{bf16, f16};
+use numpy::IntoPyArray;
+use pyo3::prelude::*;
+use quintic::batch::{Layout, PadRows, PaddedBatch, PaddedMask};
+use quintic::{Result, TextEncoder};
+
+/// Element type of the states that leave.
+#[derive(Clone, Copy)]
+pub(crate) enum Output {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Output {
+    /// The type of one of the package's own names; `f32` for all others.
+    pub(crate) fn parse(name: &str) -> Self {
+        match name {
+            "bf16" => Output::Bf16,
+            "f16" => Output::F16,
+            _ => Output::F32,
+        }
+    }
+
+    fn convert(self, values: Vec<f32>) -> Flat {
+        match self {
+            Output::F32 => Flat::F32(values),
+            Output::Bf16 => Flat::Bits(round(&values, |value| bf16::from_f32(value).to_bits())),
+            Output::F16 => Flat::Bits(round(&values, |value| f16::from_f32(value).to_bits())),
+        }
+    }
+}
+
+fn round(values: &[f32], bits: impl Fn(f32) -> u16) -> Vec<u16> {
+    values.iter().map(|&value| bits(value)).collect()
+}
+
+/// Values in row-major order.
+pub(crate) enum Flat {
+    F32(Vec<f32>),
+    /// bf16 or f16, which NumPy and Rust share no type for.
+    Bits(Vec<u16>),
+}
+
+impl Flat {
+    /// Gives the memory to a new array.
+    pub(crate) fn into_py(self, py: Python<'_>) -> Bound<'_, PyAny> {
+        match self {
+            Flat::F32(values) => values.into_pyarray(py).into_any(),
+            Flat::Bits(values) => values.into_pyarray(py).into_any(),
+        }
+    }
+}
+
+/// What is asked for.
+pub(crate) struct Request<'a> {
+    pub(crate) ids: Vec<i64>,
+    pub(crate) rows: usize,
+    pub(crate) len: usize,
+    /// `[rows, len, d_model]`, in place of the ids' embeddings.
+    pub(crate) embeddings: Option<&'a [f32]>,
+    pub(crate) mask: PaddedMask,
+    pub(crate) pad_rows: PadRows,
+    /// `[layers, heads]`.
+    pub(crate) head_gains: Option<&'a [f32]>,
+    pub(crate) hidden_states: bool,
+    pub(crate) attentions: bool,
+}
+
+/// What comes back: states `[rows, len, d_model]`, attentions `[rows, heads, len, len]`.
+pub(crate) struct Answer {
+    pub(crate) last: Flat,
+    pub(crate) inner: Vec<Flat>,
+    pub(crate) attentions: Vec<Flat>,
+}
+
+impl Request<'_> {
+    pub(crate) fn run(
+        self,
+        encoder: &TextEncoder,
+        _interrupted: &(dyn Fn() -> bool + Sync),
+        output: Output,
+    ) -> Result<Answer> {
+        let config = encoder.config();
+        let batch = PaddedBatch::new(self.ids, self.rows, self.len, self.mask)?;
+        let (packed, layout) = batch.pack(self.pad_rows, config.vocab_size)?;
+        let states = encoder.hidden_states(&packed, self.hidden_states);
+        let place = |values: Vec<f32>| output.convert(unpack(&layout, values, config.d_model));
+        Ok(Answer {
+            last: place(states.last),
+            inner: states.inner.into_iter().map(place).collect(),
+            attentions: Vec::new(),
+        })
+    }
+}
+
+fn unpack(layout: &Layout, values: Vec<f32>, width: usize) -> Vec<f32> {
+    layout.unpack(&values, width)
+}
