@@ -14,7 +14,7 @@ use quintic::batch::{PackedBatch, PadRows};
 use quintic::checkpoint::{Checkpoint, OpenOptions, SafetensorsFile, TensorSource};
 use quintic::config::T5Config;
 use quintic::model::Encoder;
-use quintic::{Compute, ComputeType, MatmulPrecision, config_of};
+use quintic::{Compute, ComputeType, MatmulPrecision, Pass, config_of};
 use quintic_kernels::Isa;
 
 /// Every instruction set that can run here, tiles emulated if need be.
@@ -96,7 +96,7 @@ fn run_case(encoder: &Encoder<Cpu>, config: &T5Config, model: &str, case: &str) 
     let (packed, layout) = padded.pack(PadRows::Compute, config.vocab_size).unwrap();
     let last = encoder
         .backend()
-        .read_stream(&encoder.encode(&packed, false).last);
+        .read_stream(&encoder.encode(&packed, &Pass::default()).unwrap().last);
     layout.unpack(&last, config.d_model)
 }
 
@@ -104,7 +104,7 @@ fn last_state(encoder: &Encoder<Cpu>, config: &T5Config, ids: &[u32]) -> Vec<f32
     let batch = PackedBatch::from_rows(&[ids], config.vocab_size).unwrap();
     encoder
         .backend()
-        .read_stream(&encoder.encode(&batch, false).last)
+        .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last)
 }
 
 /// Bounds are of the relative root mean square. f32: these models have at most 3 layers and
@@ -174,7 +174,7 @@ fn a_row_has_the_same_bits_in_any_company_and_on_any_number_of_threads() {
                 let all = |encoder: &Encoder<Cpu>| {
                     encoder
                         .backend()
-                        .read_stream(&encoder.encode(&batch, false).last)
+                        .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last)
                 };
                 let together = all(&encoder);
                 assert_eq!(all(&threaded), together, "{isa} {dtype:?} {model}: threads");
