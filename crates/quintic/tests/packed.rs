@@ -16,7 +16,7 @@ use quintic::output::safetensors::{SafetensorsWriter, TensorSpec};
 use quintic::synthetic::SyntheticWeights;
 use quintic::{
     BackendKind, Compute, ComputeChoice, ComputeType, DType, Error, ErrorKind, LoadOptions,
-    MatmulPrecision, TextEncoder, packed,
+    MatmulPrecision, Pass, TextEncoder, packed,
 };
 use quintic_kernels::Isa;
 use serde_json::{Value, json};
