@@ -16,6 +16,8 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Input => 8,
         ErrorKind::Unsupported => 9,
         ErrorKind::Download => 10,
+        // What a shell reports for a program that SIGINT ended.
+        ErrorKind::Interrupted => 130,
         _ => 1,
     }
 }

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use quintic::Result;
 use quintic::batch::{Layout, PackedBatch, PadRows, PaddedBatch};
+use quintic::config::T5Config;
 
 /// Rows to encode. Batches are packed one at a time, so a job holds ids and masks only.
 pub(crate) enum Job {
@@ -65,13 +66,14 @@ impl Job {
         ranges
     }
 
-    /// Packs one range. `whole_shape` asks for the padded shape in the result.
+    /// Packs one range for a model. `whole_shape` asks for the padded shape in the result.
     pub(crate) fn pack(
         &self,
         rows: Range<usize>,
-        vocab_size: usize,
+        config: &T5Config,
         whole_shape: bool,
     ) -> Result<Batch> {
+        let vocab_size = config.vocab_size;
         match self {
             Job::Packed(ids) => {
                 let packed = PackedBatch::from_rows(&ids[rows.clone()], vocab_size)?;
@@ -86,7 +88,10 @@ impl Job {
                 pad_rows,
                 length,
             } => {
-                let (packed, layout) = batch.slice(rows.clone()).pack(*pad_rows, vocab_size)?;
+                let rows_of_batch = batch.slice(rows.clone());
+                // Hidden states are all that is asked for, and they keep every bit.
+                let reach = Some(config.bias_reach());
+                let (packed, layout) = rows_of_batch.pack_sharing(*pad_rows, vocab_size, reach)?;
                 Ok(Batch {
                     rows,
                     packed,

@@ -58,6 +58,8 @@ pub struct Attention<'a> {
     /// Whether queries are the last tokens of their row of keys, as with a cache. Otherwise
     /// query `i` stands at position `i`.
     pub queries_are_last: bool,
+    /// Factor of every head's weights, `[n_heads]`.
+    pub head_gains: Option<&'a [f32]>,
 }
 
 /// Queries of one row and head.
@@ -70,7 +72,8 @@ struct Task {
 impl Kernels {
     /// `softmax(q k^T + bias) v` inside each row, without a scale; `out` is
     /// `[tokens, n_heads * d_kv]`. A query that sees no key gets the mean of all values of its
-    /// row, and zeros if the row has none.
+    /// row, and zeros if the row has none. Weights are multiplied by their head's gain, if there
+    /// are gains.
     ///
     /// # Numerics
     ///
@@ -175,14 +178,28 @@ impl Kernels {
 }
 
 impl Attention<'_> {
+    /// Factor of a head's weights.
+    pub(crate) fn head_gain(&self, head: usize) -> f32 {
+        self.head_gains.map_or(1.0, |gains| gains[head])
+    }
+
     /// The width of all heads.
     fn check(&self, out: &Operand) -> usize {
-        let inner = self.n_heads * self.d_kv;
+        let inner = self.check_inputs();
         assert_eq!(
             (out.tokens, out.columns),
             (self.queries.tokens, inner),
             "attention output"
         );
+        inner
+    }
+
+    /// As [`Attention::check`], where nothing is written.
+    pub(crate) fn check_inputs(&self) -> usize {
+        let inner = self.n_heads * self.d_kv;
+        if let Some(gains) = self.head_gains {
+            assert_eq!(gains.len(), self.n_heads, "gains of heads");
+        }
         assert!(self.queries.columns >= inner, "columns of queries");
         let keys = &self.keys;
         assert!(
@@ -540,19 +557,22 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             // SAFETY: see above.
             unsafe { self.mix(memory, n, &keys, is_first) };
         }
+        // The sums are divided by their weights' sum anyway: a gain costs nothing here, is not
+        // rounded to bf16 with the weights or the values, and a gain of one changes no bit.
+        let gain = self.attention.head_gain(task.head);
         for query in 0..n {
             let token = self.attention.row_starts[task.row] + queries.start + query;
             // SAFETY: see above.
             unsafe {
                 if max[query] == f32::NEG_INFINITY && sum[query] == 0.0 {
-                    self.mean_of_values(out, token);
+                    self.mean_of_values(out, token, gain);
                     continue;
                 }
-                let inverse = 1.0 / sum[query];
+                let factor = gain / sum[query];
                 for panel in 0..panels {
                     let row = sums.add((panel * MAX_QUERIES + query) * PANEL);
                     let row = std::slice::from_raw_parts_mut(row, PANEL);
-                    (rows.scale)(row, inverse);
+                    (rows.scale)(row, factor);
                     let n = (self.attention.d_kv - panel * PANEL).min(PANEL);
                     self.write(out, token, panel * PANEL, &row[..n]);
                 }
@@ -701,7 +721,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
 
     /// What a query that sees nothing gets: transformers adds a huge negative number to every
     /// score, and the softmax of equal scores is the same for all.
-    unsafe fn mean_of_values(&self, out: &Sink, token: usize) {
+    unsafe fn mean_of_values(&self, out: &Sink, token: usize, gain: f32) {
         let Attention { d_kv, keys, .. } = *self.attention;
         let first = keys.starts[self.task.row];
         let column = keys.value_column + self.task.head * d_kv;
@@ -709,7 +729,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             .map(|i| {
                 let values =
                     (0..self.n_keys).map(|key| f64::from(keys.values.get(first + key, column + i)));
-                (values.sum::<f64>() / self.n_keys.max(1) as f64) as f32
+                (values.sum::<f64>() / self.n_keys.max(1) as f64 * f64::from(gain)) as f32
             })
             .collect();
         // SAFETY: by the caller's word.
@@ -743,7 +763,7 @@ fn terms(planes: usize) -> &'static [(usize, usize)] {
 /// # Safety
 ///
 /// They exist.
-unsafe fn f32_row(x: &Operand, token: usize, column: usize, n: usize) -> &[f32] {
+pub(crate) unsafe fn f32_row(x: &Operand, token: usize, column: usize, n: usize) -> &[f32] {
     // SAFETY: by the caller's word.
     unsafe { std::slice::from_raw_parts(x.as_f32().add(token * x.stride.row + column), n) }
 }

@@ -68,6 +68,7 @@ impl Packed {
                 ends: &self.row_starts[1..],
             },
             queries_are_last: false,
+            head_gains: None,
         }
     }
 
@@ -449,6 +450,7 @@ fn queries_may_be_the_last_of_their_keys() {
             queries: &queries,
             row_starts: &[0, 3, 6],
             queries_are_last: true,
+            head_gains: None,
             ..packed.attention()
         };
         kernels.attend(&attention, &bias, &CausalMask, &mut out);
@@ -520,6 +522,7 @@ fn gaps_between_rows_of_keys_are_never_read() {
                     ends: &ends,
                 },
                 queries_are_last: true,
+                head_gains: None,
             };
             kernels.attend(&attention, &bias, &CausalMask, &mut out);
             for row in 0..n_queries.len() {
@@ -557,6 +560,91 @@ fn nan_spreads_no_further_than_its_row() {
                         kernels.isa()
                     );
                 }
+            }
+        }
+    });
+}
+
+/// Powers of two, so that multiplying by them rounds nothing: the result is the plain one times
+/// the gain, bit for bit, in every type, for queries that see something and for those that do
+/// not.
+#[test]
+fn gains_multiply_what_heads_give() {
+    const GAINS: [f32; 5] = [1.0, 0.5, 0.0, -2.0, 0.125];
+    for_each_isa(|kernels| {
+        for precision in PRECISIONS {
+            for lengths in [vec![1, 33, 17], vec![513]] {
+                let packed = Packed::new(kernels, GAINS.len(), 24, &lengths);
+                let tokens = packed.qkv.tokens();
+                let bias = relative_bias(GAINS.len());
+                // Of the first row nothing is seen.
+                let flags: Vec<bool> = (0..tokens).map(|t| t >= lengths[0].min(2)).collect();
+                let mask = KeyMask::new(&flags, &packed.row_starts);
+                let mut plain = packed.out(kernels, precision);
+                let mut gained = packed.out(kernels, precision);
+                kernels.attend(&packed.attention(), &bias, &mask, &mut plain);
+                let attention = Attention {
+                    head_gains: Some(&GAINS),
+                    ..packed.attention()
+                };
+                kernels.attend(&attention, &bias, &mask, &mut gained);
+                for token in 0..tokens {
+                    for column in 0..GAINS.len() * packed.d_kv {
+                        let expected = plain.get(token, column) * GAINS[column / packed.d_kv];
+                        assert_eq!(gained.get(token, column), expected, "{precision:?}");
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Values mixed by hand with the weights are what the attention gives.
+#[test]
+fn weights_are_those_that_values_are_mixed_with() {
+    for_each_isa(|kernels| {
+        for (n_heads, d_kv, lengths) in cases() {
+            let packed = Packed::new(kernels, n_heads, d_kv, &lengths);
+            let bias = relative_bias(n_heads);
+            let gains: Vec<f32> = (0..n_heads).map(|head| 0.3 + head as f32).collect();
+            let attention = Attention {
+                head_gains: Some(&gains),
+                ..packed.attention()
+            };
+            let flags: Vec<bool> = (0..packed.qkv.tokens()).map(|t| t % 3 != 0).collect();
+            let mask = KeyMask::new(&flags, &packed.row_starts);
+            let weights = kernels.attention_weights(&attention, &bias, &mask);
+            let n_weights = lengths.iter().map(|n| n_heads * n * n).sum::<usize>();
+            assert_eq!(weights.len(), n_weights);
+            let mut out = packed.out(kernels, Precision::F32);
+            kernels.attend(&attention, &bias, &mask, &mut out);
+
+            let mut start = 0;
+            for (row, &n) in lengths.iter().enumerate() {
+                let first = packed.row_starts[row];
+                for head in 0..n_heads {
+                    for query in 0..n {
+                        let weights = &weights[start + (head * n + query) * n..][..n];
+                        for i in 0..d_kv {
+                            let column = 2 * n_heads * d_kv + head * d_kv + i;
+                            let values = (0..n).map(|key| packed.qkv.get(first + key, column));
+                            let (mut sum, mut largest) = (0.0, 0.0f64);
+                            for (&weight, value) in weights.iter().zip(values) {
+                                sum += f64::from(weight) * f64::from(value);
+                                largest = largest.max(f64::from(value).abs());
+                            }
+                            let found = f64::from(out.get(first + query, head * d_kv + i));
+                            // Both stay as near to the exact result.
+                            let bound = 2.0 * bound(kernels, Precision::F32, d_kv);
+                            let allowed = bound * largest * f64::from(gains[head]);
+                            assert!(
+                                (found - sum).abs() <= allowed,
+                                "{found}, {sum}, allowed {allowed:e}"
+                            );
+                        }
+                    }
+                }
+                start += n_heads * n * n;
             }
         }
     });

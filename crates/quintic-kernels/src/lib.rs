@@ -12,6 +12,7 @@ mod activation;
 mod attention;
 #[cfg(test)]
 mod attention_tests;
+mod attention_weights;
 mod isa;
 mod kernels;
 pub mod machine;

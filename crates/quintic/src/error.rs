@@ -27,11 +27,13 @@ pub enum ErrorKind {
     Unsupported,
     /// A download from a model hub failed.
     Download,
+    /// The caller asked for an end before there was a result.
+    Interrupted,
 }
 
 impl ErrorKind {
     /// Every kind, for tables that must cover them all.
-    pub const ALL: [ErrorKind; 8] = [
+    pub const ALL: [ErrorKind; 9] = [
         ErrorKind::Io,
         ErrorKind::NotFound,
         ErrorKind::Config,
@@ -40,6 +42,7 @@ impl ErrorKind {
         ErrorKind::Input,
         ErrorKind::Unsupported,
         ErrorKind::Download,
+        ErrorKind::Interrupted,
     ];
 }
 
@@ -91,6 +94,11 @@ impl Error {
     /// A request that cannot be served, see [`ErrorKind::Unsupported`].
     pub fn unsupported(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Unsupported, message)
+    }
+
+    /// The end that the caller asked for, see [`ErrorKind::Interrupted`].
+    pub fn interrupted() -> Self {
+        Error::new(ErrorKind::Interrupted, "interrupted before the end")
     }
 
     /// An operating-system error at `path`; "no such file" becomes [`ErrorKind::NotFound`].

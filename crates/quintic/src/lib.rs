@@ -57,9 +57,11 @@ pub mod tokenizer;
 pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
+pub use model::{Interrupted, Pass};
 pub use tensor::{ByteOwner, DType, Tensor};
 pub use text_encoder::{
-    BackendKind, HiddenStates, LoadOptions, TextEncoder, activation_bytes_per_token, config_of,
+    BackendKind, HiddenStates, LoadOptions, RowsOptions, TextEncoder, activation_bytes_per_token,
+    config_of,
 };
 pub use tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
 

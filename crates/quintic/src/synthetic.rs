@@ -295,7 +295,7 @@ mod tests {
     use super::*;
     use crate::backend::reference::Reference;
     use crate::batch::PackedBatch;
-    use crate::model::Encoder;
+    use crate::model::{Encoder, Pass};
 
     #[test]
     fn parameters_are_those_of_the_published_models() {
@@ -383,7 +383,11 @@ mod tests {
             let encoder = Encoder::load(Reference, config.clone(), &mut weights).unwrap();
             let rows = token_rows(&[5, 1, 9], config.vocab_size);
             let batch = PackedBatch::from_rows(&rows, config.vocab_size).unwrap();
-            let states = encoder.encode(&batch, true);
+            let pass = Pass {
+                keep_inner: true,
+                ..Pass::default()
+            };
+            let states = encoder.encode(&batch, &pass).unwrap();
             let last = states.inner.last().unwrap();
             let mean_square = last.iter().map(|v| v * v).sum::<f32>() / last.len() as f32;
             assert!(mean_square.is_finite() && mean_square < 100.0, "{name}");

@@ -11,7 +11,7 @@ use crate::checkpoint::hub::{self, HubOptions};
 use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
 use crate::compute::{Compute, ComputeChoice};
 use crate::config::T5Config;
-use crate::model::{Encoder, EncoderWeights, TakeTensor};
+use crate::model::{Encoder, EncoderWeights, Interrupted, Pass, TakeTensor};
 use crate::sentence::SentenceHead;
 use crate::{Error, ErrorKind, Result};
 
@@ -81,12 +81,24 @@ pub struct HiddenStates {
     /// If asked for: embeddings and the stream after each layer but the last, each
     /// `[tokens, d_model]`.
     pub inner: Vec<Vec<f32>>,
+    /// If asked for: of each layer, for each row of length `n`, the softmax's weights
+    /// `[n_heads, n, n]` (query, key) after multiplication by the heads' gains, rows end to end.
+    pub attentions: Vec<Vec<f32>>,
+}
+
+/// How [`TextEncoder::encode_rows_with`] keeps in touch with its caller; by default it does not.
+#[derive(Clone, Copy, Default)]
+pub struct RowsOptions<'a> {
+    /// Asked before each layer of each batch; true ends it with [`ErrorKind::Interrupted`].
+    pub interrupted: Option<Interrupted<'a>>,
+    /// Told after each batch how many rows are done, and of how many.
+    pub progress: Option<&'a (dyn Fn(usize, usize) + Sync)>,
 }
 
 /// An encoder on whatever backend, behind one pointer.
 trait Encode: Send + Sync {
-    fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates;
-    fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32>;
+    fn run(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<HiddenStates>;
+    fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>>;
     fn backend_name(&self) -> &'static str;
     fn isa(&self) -> Option<&'static str>;
     fn threads(&self) -> usize;
@@ -94,16 +106,17 @@ trait Encode: Send + Sync {
 }
 
 impl<B: Backend> Encode for Encoder<B> {
-    fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates {
-        let encoded = self.encode(batch, keep_inner);
-        HiddenStates {
+    fn run(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<HiddenStates> {
+        let encoded = self.encode(batch, pass)?;
+        Ok(HiddenStates {
             last: self.backend().read_stream(&encoded.last),
             inner: encoded.inner,
-        }
+            attentions: encoded.attentions,
+        })
     }
 
-    fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
-        self.pool(&self.encode(batch, false), batch, pool)
+    fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>> {
+        Ok(self.pool(&self.encode(batch, pass)?, batch, pool))
     }
 
     fn backend_name(&self) -> &'static str {
@@ -278,12 +291,40 @@ impl TextEncoder {
     /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the
     /// layers.
     pub fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates {
-        self.encoder.hidden_states(batch, keep_inner)
+        let pass = Pass {
+            keep_inner,
+            ..Pass::default()
+        };
+        sure(self.run(batch, &pass))
     }
 
     /// One vector a row, `[rows, d_model]`.
     pub fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
-        self.encoder.pooled(batch, pool)
+        sure(self.run_pooled(batch, pool, &Pass::default()))
+    }
+
+    /// Hidden states of every token of `batch`, and what else `pass` asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Input`] if a list of `pass` has a wrong length, [`ErrorKind::Interrupted`] if
+    /// the pass is. The encoder is as useful after an error as before.
+    pub fn run(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<HiddenStates> {
+        self.encoder.run(batch, pass)
+    }
+
+    /// One vector a row, `[rows, d_model]`. What `pass` asks to keep is not kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextEncoder::run`].
+    pub fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>> {
+        let pass = Pass {
+            keep_inner: false,
+            keep_attentions: false,
+            ..*pass
+        };
+        self.encoder.run_pooled(batch, pool, &pass)
     }
 
     /// Encodes any number of rows in batches of at most `max_tokens` tokens, see
@@ -325,24 +366,56 @@ impl TextEncoder {
         max_tokens: usize,
         pool: Option<Pool>,
     ) -> Result<Vec<Vec<f32>>> {
+        self.encode_rows_with(rows, max_tokens, pool, &RowsOptions::default())
+    }
+
+    /// As [`TextEncoder::encode_rows`], for callers that want to hear of it or to end it early.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextEncoder::encode_rows`], and [`ErrorKind::Interrupted`] if it is.
+    pub fn encode_rows_with<R: AsRef<[u32]>>(
+        &self,
+        rows: &[R],
+        max_tokens: usize,
+        pool: Option<Pool>,
+        options: &RowsOptions<'_>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let pass = Pass {
+            interrupted: options.interrupted,
+            ..Pass::default()
+        };
         let (vocab_size, d_model) = (self.config.vocab_size, self.config.d_model);
         batch::check_rows(rows, vocab_size)?;
         let lengths: Vec<usize> = rows.iter().map(|row| row.as_ref().len()).collect();
         let mut results = vec![Vec::new(); rows.len()];
+        let mut n_done = 0;
         for batch in batch::plan(&lengths, max_tokens) {
             let ids: Vec<&[u32]> = batch.iter().map(|&row| rows[row].as_ref()).collect();
             let packed = PackedBatch::from_rows(&ids, vocab_size)?;
             let mut rest = match pool {
-                Some(pool) => self.pooled(&packed, pool),
-                None => self.hidden_states(&packed, false).last,
+                Some(pool) => self.run_pooled(&packed, pool, &pass)?,
+                None => self.run(&packed, &pass)?.last,
             };
+            n_done += batch.len();
             // From the end, so that nothing is moved twice.
             for row in batch.into_iter().rev() {
                 let n = if pool.is_some() { 1 } else { lengths[row] };
                 results[row] = rest.split_off(rest.len() - n * d_model);
             }
+            if let Some(progress) = options.progress {
+                progress(n_done, rows.len());
+            }
         }
         Ok(results)
+    }
+}
+
+/// The result of a pass that nobody can interrupt and that was given no lists.
+fn sure<T>(result: Result<T>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => unreachable!("a pass without a way to fail failed: {error}"),
     }
 }
 

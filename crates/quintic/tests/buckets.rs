@@ -25,6 +25,16 @@ fn buckets_begin_where_those_of_transformers_do() {
             true => Buckets::bidirectional(n_buckets, max_distance),
             false => Buckets::unidirectional(n_buckets, max_distance),
         };
+        let reach = buckets.reach() as i64;
+        let is_constant_from = |from: i64| {
+            (from..max_distance as i64 + 4).all(|distance| {
+                [distance, -distance]
+                    .iter()
+                    .all(|&at| buckets.of(at) == buckets.of(at.signum() * i64::from(u32::MAX)))
+            })
+        };
+        assert!(reach >= 1 && is_constant_from(reach), "{reach}");
+        assert!(reach == 1 || !is_constant_from(reach - 1), "{reach}");
         let mut expected = 0;
         for distance in 0..max_distance as i64 + 4 {
             if let Some((_, bucket)) = starts.iter().find(|(start, _)| *start == distance) {

@@ -10,11 +10,11 @@ use std::path::Path;
 use golden_files::{batch, goldens};
 use quintic::backend::Backend;
 use quintic::backend::cpu::Cpu;
-use quintic::batch::{PackedBatch, PadRows};
+use quintic::batch::{PackedBatch, PadRows, PaddedBatch, PaddedMask};
 use quintic::checkpoint::{Checkpoint, OpenOptions, SafetensorsFile, TensorSource};
 use quintic::config::T5Config;
 use quintic::model::Encoder;
-use quintic::{Compute, ComputeType, MatmulPrecision, config_of};
+use quintic::{Compute, ComputeType, MatmulPrecision, Pass, config_of};
 use quintic_kernels::Isa;
 
 /// Every instruction set that can run here, tiles emulated if need be.
@@ -96,7 +96,7 @@ fn run_case(encoder: &Encoder<Cpu>, config: &T5Config, model: &str, case: &str) 
     let (packed, layout) = padded.pack(PadRows::Compute, config.vocab_size).unwrap();
     let last = encoder
         .backend()
-        .read_stream(&encoder.encode(&packed, false).last);
+        .read_stream(&encoder.encode(&packed, &Pass::default()).unwrap().last);
     layout.unpack(&last, config.d_model)
 }
 
@@ -104,7 +104,7 @@ fn last_state(encoder: &Encoder<Cpu>, config: &T5Config, ids: &[u32]) -> Vec<f32
     let batch = PackedBatch::from_rows(&[ids], config.vocab_size).unwrap();
     encoder
         .backend()
-        .read_stream(&encoder.encode(&batch, false).last)
+        .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last)
 }
 
 /// Bounds are of the relative root mean square. f32: these models have at most 3 layers and
@@ -174,7 +174,7 @@ fn a_row_has_the_same_bits_in_any_company_and_on_any_number_of_threads() {
                 let all = |encoder: &Encoder<Cpu>| {
                     encoder
                         .backend()
-                        .read_stream(&encoder.encode(&batch, false).last)
+                        .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last)
                 };
                 let together = all(&encoder);
                 assert_eq!(all(&threaded), together, "{isa} {dtype:?} {model}: threads");
@@ -184,6 +184,49 @@ fn a_row_has_the_same_bits_in_any_company_and_on_any_number_of_threads() {
                         &together[bounds[0] * config.d_model..bounds[1] * config.d_model];
                     assert_eq!(found, expected, "{isa} {dtype:?} {model}");
                 }
+            }
+        }
+    }
+}
+
+/// Padding computed once for all of its kind: the bits of whole rows.
+#[test]
+fn shared_padding_has_the_bits_of_whole_rows() {
+    let len = 230;
+    let real = [100..110, 0..1, 229..230, 120..121, 3..200, 0..0];
+    let mut keys = Vec::new();
+    for real in &real {
+        keys.extend((0..len).map(|column| real.contains(&column)));
+    }
+    let ids = (0..real.len() * len)
+        .map(|slot| {
+            if keys[slot] {
+                (slot * 31 % 64) as i64
+            } else {
+                0
+            }
+        })
+        .collect();
+    let padded = PaddedBatch::new(ids, real.len(), len, PaddedMask::Keys(keys)).unwrap();
+    for isa in isas() {
+        for dtype in ComputeType::ALL {
+            for model in ["t5-v1_1", "umt5"] {
+                let compute = Compute {
+                    dtype,
+                    ..Compute::default()
+                };
+                let (encoder, config) = load(&goldens().join(model), isa, &compute);
+                let [whole, shared] = [None, Some(config.bias_reach())].map(|reach| {
+                    let vocab_size = config.vocab_size;
+                    let (packed, layout) = padded
+                        .pack_sharing(PadRows::Compute, vocab_size, reach)
+                        .unwrap();
+                    let encoded = encoder.encode(&packed, &Pass::default()).unwrap();
+                    let states = encoder.backend().read_stream(&encoded.last);
+                    (packed.n_tokens(), layout.unpack(&states, config.d_model))
+                });
+                assert!(shared.0 < whole.0);
+                assert!(shared.1 == whole.1, "{isa} {dtype:?} {model}");
             }
         }
     }

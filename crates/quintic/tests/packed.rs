@@ -16,7 +16,7 @@ use quintic::output::safetensors::{SafetensorsWriter, TensorSpec};
 use quintic::synthetic::SyntheticWeights;
 use quintic::{
     BackendKind, Compute, ComputeChoice, ComputeType, DType, Error, ErrorKind, LoadOptions,
-    MatmulPrecision, TextEncoder, packed,
+    MatmulPrecision, Pass, TextEncoder, packed,
 };
 use quintic_kernels::Isa;
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ fn states(cpu: Cpu, checkpoint: &Checkpoint) -> quintic::Result<Vec<f32>> {
     let batch = PackedBatch::from_rows(&rows, 50)?;
     let states = encoder
         .backend()
-        .read_stream(&encoder.encode(&batch, false).last);
+        .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last);
     assert!(states.iter().all(|value| value.is_finite()));
     Ok(states)
 }

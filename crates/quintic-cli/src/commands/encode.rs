@@ -108,9 +108,7 @@ fn write(
     let progress = progress(source.job.n_rows(), args.quiet);
     let mut n_tokens = 0;
     for rows in source.job.ranges(args.batch_tokens as usize) {
-        let batch = source
-            .job
-            .pack(rows, encoder.config().vocab_size, pooling.is_none())?;
+        let batch = source.job.pack(rows, encoder.config(), pooling.is_none())?;
         n_tokens += batch.packed.n_tokens();
         let floats = match pooling {
             Some(pooling) => vec![pooling.apply(encoder, &batch)],

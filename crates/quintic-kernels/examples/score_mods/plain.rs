@@ -58,6 +58,7 @@ impl Case {
                 ends: &self.row_starts[1..],
             },
             queries_are_last: false,
+            head_gains: None,
         }
     }
 

@@ -69,9 +69,12 @@ impl Buckets {
         }
     }
 
-    /// A distance from which on, in either direction, the bucket stays the same.
+    /// The smallest distance from which on, in both directions, the bucket stays the same; at
+    /// least 1.
     pub fn reach(&self) -> usize {
-        self.near.len()
+        // Buckets never fall with the distance.
+        let last = (self.n_buckets - 1) as u32;
+        self.near.partition_point(|&bucket| bucket < last)
     }
 
     /// Bucket of a key at `key - query = distance`.
@@ -115,6 +118,7 @@ mod tests {
         let expected = [1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91];
         assert_eq!(starts(&encoder, -1, 1000), expected);
         assert_eq!(starts(&encoder, 1, 1000), expected);
+        assert_eq!(encoder.reach(), 91);
         assert_eq!((encoder.of(0), encoder.of(-1), encoder.of(1)), (0, 1, 17));
         assert_eq!((encoder.of(-5000), encoder.of(5000)), (15, 31));
         assert_eq!((encoder.of(i64::MIN), encoder.of(i64::MAX)), (15, 31));
@@ -127,6 +131,7 @@ mod tests {
                 16, 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113
             ]
         );
+        assert_eq!(decoder.reach(), 113);
         assert_eq!(
             (decoder.of(7), decoder.of(0), decoder.of(-5000)),
             (0, 0, 31)

@@ -115,6 +115,8 @@ pub struct Attention<'a, B: Backend + ?Sized> {
     pub positions: Option<&'a [u32]>,
     /// Visible keys.
     pub visible: Visible<'a>,
+    /// Factor of every head's weights after the softmax, `[n_heads]`; `None` is 1.
+    pub head_gains: Option<&'a [f32]>,
 }
 
 /// How `choose` picks tokens.
@@ -240,6 +242,10 @@ pub trait Backend: Send + Sync {
     /// An empty cache for `rows` rows of one attention layer.
     fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> Self::KvCache;
 
+    /// A stream of these values, `[tokens, columns]`: embeddings that the caller made, in place
+    /// of [`Backend::embed`]'s. The opposite of [`Backend::read_stream`].
+    fn stream(&self, tokens: usize, columns: usize, values: &[f32]) -> Self::Stream;
+
     /// Rows of the embedding table: `out[t] = table[ids[t]]`.
     fn embed(&self, table: &Self::Table, ids: &[u32]) -> Self::Stream;
 
@@ -261,8 +267,15 @@ pub trait Backend: Send + Sync {
 
     /// `softmax(q k^T + bias) v` inside each row, without T5's absent `1/sqrt(d_kv)`; `out` is
     /// `[tokens, n_heads * d_kv]`. A query that sees no key attends to all keys of its row
-    /// alike, as transformers' eager attention does.
+    /// alike, as transformers' eager attention does. The softmax's weights are multiplied by
+    /// their head's gain, if there are gains.
     fn attend(&self, attention: &Attention<'_, Self>, out: &mut Self::Operand);
+
+    /// The weights that [`Backend::attend`] gives to values, gains included, in host memory: for
+    /// each row of `n` queries and `m` keys `[n_heads, n, m]`, rows end to end. To be looked at:
+    /// nothing in a pass reads them, and they are not rounded to the type that values are
+    /// weighed in.
+    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Vec<f32>;
 
     /// Appends to each row of `cache` the keys and values that stand in `kv` from column
     /// `first_column` on (`n_heads * d_kv` of each), rows as in `row_starts`.

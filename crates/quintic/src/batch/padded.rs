@@ -1,5 +1,7 @@
 //! `[rows, len]` tensors of ids and masks, turned into packed rows and back.
 
+use std::ops::Range;
+
 use super::{Mask, PackedBatch, check_id};
 use crate::{Error, Result};
 
@@ -45,9 +47,14 @@ pub struct PaddedBatch {
 pub struct Layout {
     rows: usize,
     len: usize,
-    /// Slot `row * len + column` of each packed token, [`Layout::DROPPED`] for results that
-    /// are computed because others depend on them but reported as zeros.
+    /// For each slot `row * len + column` the packed token whose result stands there; several
+    /// may have the same. [`Layout::ZEROS`] where nothing was computed, or only because others
+    /// depend on it.
+    tokens: Vec<usize>,
+    /// For each packed token the slot in the whole batch that it was taken from.
     slots: Vec<usize>,
+    /// Slots of the whole batch.
+    n_slots: usize,
 }
 
 impl PaddedBatch {
@@ -144,7 +151,7 @@ impl PaddedBatch {
     /// # Panics
     ///
     /// If the range is not inside the batch.
-    pub fn slice(&self, range: std::ops::Range<usize>) -> PaddedBatch {
+    pub fn slice(&self, range: Range<usize>) -> PaddedBatch {
         let slots = range.start * self.len..range.end * self.len;
         let squares = slots.start * self.len..slots.end * self.len;
         PaddedBatch {
@@ -168,6 +175,35 @@ impl PaddedBatch {
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) if the id of a token that is computed is
     /// not below `vocab_size`. Ids at positions that are not computed may be anything.
     pub fn pack(&self, pad_rows: PadRows, vocab_size: usize) -> Result<(PackedBatch, Layout)> {
+        self.pack_sharing(pad_rows, vocab_size, None)
+    }
+
+    /// As [`PaddedBatch::pack`], but computes padding that has the same result only once, where
+    /// padding is computed under a [`PaddedMask::Keys`]. The hidden states of the whole padded
+    /// shape keep every bit.
+    ///
+    /// `reach` is the distance from which on the model's position bias stays the same,
+    /// [`T5Config::bias_reach`](crate::config::T5Config::bias_reach); `None` shares nothing.
+    /// Nobody asks padding as a key, so what it becomes depends on its id and on its distances
+    /// to the real tokens. Two positions on the same side of all real tokens of a row, both at
+    /// least `reach` away from each, differ in neither that counts: only the nearer `reach`
+    /// positions of a side are computed, and the farthest of them stands for all beyond. A side
+    /// whose ids beyond differ is computed whole, and so is a row without a real token, where
+    /// every position attends to all.
+    ///
+    /// Pack whole rows for what depends on more than that: attention weights, whose rows and
+    /// columns are positions, and embeddings of the caller's own, which the ids do not tell
+    /// apart.
+    ///
+    /// # Errors
+    ///
+    /// As [`PaddedBatch::pack`].
+    pub fn pack_sharing(
+        &self,
+        pad_rows: PadRows,
+        vocab_size: usize,
+        reach: Option<usize>,
+    ) -> Result<(PackedBatch, Layout)> {
         let mut packing = Packing::new(self, vocab_size);
         match (&self.mask, pad_rows) {
             (PaddedMask::None, _) => packing.whole_rows()?,
@@ -175,8 +211,8 @@ impl PaddedBatch {
                 packing.kept_tokens(|slot| keys[slot])?;
             }
             (PaddedMask::Keys(keys), PadRows::Compute) => {
-                packing.whole_rows()?;
-                packing.mask = Mask::Keys(keys.clone());
+                packing.shared_padding(keys, reach)?;
+                packing.mask = Mask::Keys(packing.slots.iter().map(|&slot| keys[slot]).collect());
             }
             (PaddedMask::Pairs(pairs), pad_rows) => {
                 packing.whole_rows()?;
@@ -216,6 +252,8 @@ struct Packing<'a> {
     slots: Vec<usize>,
     row_starts: Vec<usize>,
     mask: Mask,
+    /// [`Layout::tokens`].
+    tokens: Vec<usize>,
 }
 
 impl<'a> Packing<'a> {
@@ -227,6 +265,7 @@ impl<'a> Packing<'a> {
             slots: Vec::with_capacity(source.ids.len()),
             row_starts: vec![0],
             mask: Mask::Full,
+            tokens: vec![Layout::ZEROS; source.ids.len()],
         }
     }
 
@@ -238,6 +277,7 @@ impl<'a> Packing<'a> {
             self.source.first_row + row,
             column,
         )?);
+        self.tokens[slot] = self.slots.len();
         self.slots.push(slot);
         Ok(())
     }
@@ -256,6 +296,50 @@ impl<'a> Packing<'a> {
             self.row_starts.push(self.ids.len());
         }
         Ok(())
+    }
+
+    /// Whole rows but for far padding, see [`PaddedBatch::pack_sharing`].
+    fn shared_padding(&mut self, keys: &[bool], reach: Option<usize>) -> Result<()> {
+        let len = self.source.len;
+        for row in 0..self.source.rows {
+            let slots = row * len..(row + 1) * len;
+            let kept = match reach {
+                Some(reach) => self.kept_of_row(&keys[slots.clone()], slots.start, reach),
+                None => 0..len,
+            };
+            let first_token = self.ids.len();
+            for column in kept.clone() {
+                self.push(slots.start + column)?;
+            }
+            let last_token = self.ids.len() - 1;
+            self.tokens[slots.start..slots.start + kept.start].fill(first_token);
+            self.tokens[slots.start + kept.end..slots.end].fill(last_token);
+            self.row_starts.push(self.ids.len());
+        }
+        Ok(())
+    }
+
+    /// Columns of a row that are computed; never none. Those before have the result of the
+    /// first, those behind that of the last.
+    fn kept_of_row(&self, keys: &[bool], first_slot: usize, reach: usize) -> Range<usize> {
+        let real = |&seen: &bool| seen;
+        let ends = (keys.iter().position(real), keys.iter().rposition(real));
+        let (Some(first), Some(last)) = ends else {
+            return 0..keys.len();
+        };
+        // A position at a distance of zero would be a real one.
+        let reach = reach.max(1);
+        let ids = &self.source.ids[first_slot..first_slot + keys.len()];
+        let same = |ids: &[i64]| ids.windows(2).all(|pair| pair[0] == pair[1]);
+        let left = first.saturating_sub(reach);
+        let right = last.saturating_add(reach).min(keys.len() - 1);
+        let start = if same(&ids[..=left]) { left } else { 0 };
+        let end = if same(&ids[right..]) {
+            right + 1
+        } else {
+            keys.len()
+        };
+        start..end
     }
 
     /// Every document becomes a packed row of its own: no token of another is even looked at.
@@ -281,9 +365,9 @@ impl<'a> Packing<'a> {
     /// computed; its own result is padding.
     fn drop_blind_queries(&mut self, pairs: &[bool]) {
         let len = self.source.len;
-        for slot in &mut self.slots {
-            if !pairs[*slot * len..(*slot + 1) * len].contains(&true) {
-                *slot = Layout::DROPPED;
+        for (token, query) in self.tokens.iter_mut().zip(pairs.chunks_exact(len)) {
+            if !query.contains(&true) {
+                *token = Layout::ZEROS;
             }
         }
     }
@@ -295,6 +379,7 @@ impl<'a> Packing<'a> {
             slots,
             row_starts,
             mask,
+            tokens,
             ..
         } = self;
         let len = source.len;
@@ -303,13 +388,15 @@ impl<'a> Packing<'a> {
             Mask::Full if !row_starts.windows(2).all(|b| gapless(&slots[b[0]..b[1]])) => {
                 Some(slots.iter().map(|slot| (slot % len) as u32).collect())
             }
-            // With a mask the rows are whole, hence gapless.
+            // With a mask the rows have no gaps.
             _ => None,
         };
         let layout = Layout {
             rows: source.rows,
             len,
+            tokens,
             slots,
+            n_slots: source.ids.len(),
         };
         (
             PackedBatch {
@@ -324,21 +411,33 @@ impl<'a> Packing<'a> {
 }
 
 impl Layout {
-    /// Slot of a token whose result is reported as zeros.
-    const DROPPED: usize = usize::MAX;
+    /// Token of a slot whose result is reported as zeros.
+    const ZEROS: usize = usize::MAX;
+
+    /// Rows of the padded result.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Positions of each row of the padded result.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the padded result has no positions.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
 
     /// The same layout with positions from `len` on cut off.
     #[must_use]
     pub fn truncated(mut self, len: usize) -> Self {
         let len = len.min(self.len);
-        for slot in &mut self.slots {
-            *slot = match (*slot / self.len, *slot % self.len) {
-                _ if *slot == Self::DROPPED => Self::DROPPED,
-                (row, column) if column < len => row * len + column,
-                _ => Self::DROPPED,
-            };
-        }
-        self.len = len;
+        let old = std::mem::replace(&mut self.len, len);
+        self.tokens = (0..self.rows)
+            .flat_map(|row| &self.tokens[row * old..row * old + len])
+            .copied()
+            .collect();
         self
     }
 
@@ -346,15 +445,43 @@ impl Layout {
     ///
     /// # Panics
     ///
-    /// If `packed` is not `width` values a token.
+    /// If `packed` is not `width` values a token, or `width` is 0.
     pub fn unpack(&self, packed: &[f32], width: usize) -> Vec<f32> {
+        let mut padded = vec![0.0; self.tokens.len() * width];
+        self.unpack_into(packed, width, &mut padded);
+        padded
+    }
+
+    /// As [`Layout::unpack`], into `out`, all of which is written.
+    ///
+    /// # Panics
+    ///
+    /// As [`Layout::unpack`], and if `out` is not `[rows, len, width]`.
+    pub fn unpack_into(&self, packed: &[f32], width: usize, out: &mut [f32]) {
         assert_eq!(packed.len(), self.slots.len() * width, "width {width}");
-        let mut padded = vec![0.0; self.rows * self.len * width];
-        for (values, &slot) in packed.chunks_exact(width).zip(&self.slots) {
-            if slot != Self::DROPPED {
-                padded[slot * width..(slot + 1) * width].copy_from_slice(values);
+        assert_eq!(out.len(), self.tokens.len() * width, "width {width}");
+        for (out, &token) in out.chunks_exact_mut(width).zip(&self.tokens) {
+            match token {
+                Self::ZEROS => out.fill(0.0),
+                token => out.copy_from_slice(&packed[token * width..(token + 1) * width]),
             }
         }
-        padded
+    }
+
+    /// The other way: `[rows, len, width]` to `[tokens, width]`, such as embeddings for
+    /// [`Pass::embeddings`](crate::Pass::embeddings). `len` is that of the whole batch, whether
+    /// this layout has been [truncated](Layout::truncated) or not, and tokens whose results are
+    /// reported as zeros are taken, too.
+    ///
+    /// # Panics
+    ///
+    /// If `padded` has another length.
+    pub fn gather(&self, padded: &[f32], width: usize) -> Vec<f32> {
+        assert_eq!(padded.len(), self.n_slots * width, "width {width}");
+        let mut packed = Vec::with_capacity(self.slots.len() * width);
+        for &slot in &self.slots {
+            packed.extend_from_slice(&padded[slot * width..(slot + 1) * width]);
+        }
+        packed
     }
 }

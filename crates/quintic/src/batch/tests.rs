@@ -173,3 +173,86 @@ fn an_empty_batch_is_refused() {
         );
     }
 }
+
+/// Columns of each row that are computed, from the marks of the tokens that results come from.
+fn shared(batch: &PaddedBatch, reach: usize) -> (PackedBatch, Vec<f32>) {
+    let (packed, layout) = batch
+        .pack_sharing(PadRows::Compute, 10, Some(reach))
+        .unwrap();
+    // The column that each packed token was taken from.
+    let n = batch.rows() * batch.len();
+    let columns: Vec<f32> = (0..n).map(|slot| (slot % batch.len()) as f32).collect();
+    let sources = layout.unpack(&layout.gather(&columns, 1), 1);
+    (packed, sources)
+}
+
+#[test]
+fn far_padding_of_one_id_is_computed_once() {
+    let mask = |text: &str| PaddedMask::Keys(flags(text));
+    let right = padded(&[3, 4, 0, 0, 0, 0, 0], 1, mask("1100000"));
+    let (packed, sources) = shared(&right, 3);
+    assert_eq!(packed.ids(), [3, 4, 0, 0, 0]);
+    assert_eq!(packed.mask(), &Mask::Keys(flags("11000")));
+    assert_eq!(packed.positions(), None);
+    assert_eq!(sources, [0.0, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0]);
+    for (reach, n_tokens) in [(0, 3), (1, 3), (4, 6), (5, 7), (6, 7), (usize::MAX, 7)] {
+        assert_eq!(shared(&right, reach).0.n_tokens(), n_tokens, "{reach}");
+    }
+
+    // Both sides, and a hole, which stays whatever its id.
+    let both = padded(&[0, 0, 0, 5, 9, 6, 0, 0], 1, mask("00010100"));
+    let (packed, sources) = shared(&both, 1);
+    assert_eq!(packed.ids(), [0, 5, 9, 6, 0]);
+    assert_eq!(packed.mask(), &Mask::Keys(flags("01010")));
+    assert_eq!(sources, [2.0, 2.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.0]);
+
+    // Another id beyond: that side stays whole, the other one does not. An id nearer by is no
+    // reason.
+    let mixed = padded(&[0, 0, 5, 7, 0, 0, 8], 1, mask("0010000"));
+    assert_eq!(shared(&mixed, 1).1, [1.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let mixed = padded(&[0, 0, 5, 7, 0, 0, 0], 1, mask("0010000"));
+    assert_eq!(shared(&mixed, 2).1, [0.0, 1.0, 2.0, 3.0, 4.0, 4.0, 4.0]);
+
+    // Rows without a real token are whole, and others do not notice.
+    let blind = padded(&[0, 0, 0, 5, 0, 0], 2, mask("000 100"));
+    let (packed, sources) = shared(&blind, 1);
+    assert_eq!(packed.row_starts(), [0, 3, 5]);
+    assert_eq!(sources, [0.0, 1.0, 2.0, 0.0, 1.0, 1.0]);
+
+    // What is not shared is not computed under `Zero`, and other masks know no sides.
+    let zero = right.pack_sharing(PadRows::Zero, 10, Some(1)).unwrap();
+    assert_eq!(zero, right.pack(PadRows::Zero, 10).unwrap());
+    let pairs = padded(&[1, 0, 0], 1, PaddedMask::Pairs(flags("100 100 100")));
+    let whole = pairs.pack_sharing(PadRows::Compute, 10, Some(1)).unwrap();
+    assert_eq!(whole, pairs.pack(PadRows::Compute, 10).unwrap());
+
+    let wrong = padded(&[3, 10, 10, 10], 1, mask("1000"));
+    assert!(wrong.pack_sharing(PadRows::Compute, 10, Some(1)).is_err());
+}
+
+#[test]
+fn gathering_is_the_other_way() {
+    let batch = padded(&[1, 2, 3, 4], 2, PaddedMask::Keys(flags("01 11")));
+    let (_, layout) = batch.pack(PadRows::Zero, 10).unwrap();
+    let values: Vec<f32> = (0..8).map(|v| v as f32).collect();
+    let packed = layout.gather(&values, 2);
+    assert_eq!(packed, [2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+    let cut = layout.clone().truncated(1);
+    assert_eq!((cut.rows(), cut.len()), (2, 1));
+    assert_eq!(cut.gather(&values, 2), packed, "of the whole batch");
+    let mut out = [9.0; 8];
+    layout.unpack_into(&packed, 2, &mut out);
+    assert_eq!(out, [0.0, 0.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+    let mut out = [9.0; 4];
+    cut.unpack_into(&packed, 2, &mut out);
+    assert_eq!(out, [0.0, 0.0, 4.0, 5.0]);
+
+    // A blind query has an embedding, though its own result is zeros.
+    let batch = padded(&[1, 2], 1, PaddedMask::Pairs(flags("11 00")));
+    let (_, layout) = batch.pack(PadRows::Zero, 10).unwrap();
+    assert_eq!(layout.gather(&[5.0, 6.0], 1), [5.0, 6.0]);
+    // Documents out of order.
+    let mixed = padded(&[1, 2, 3], 1, PaddedMask::Documents(vec![4, 1, 4]));
+    let (_, layout) = mixed.pack(PadRows::Zero, 10).unwrap();
+    assert_eq!(layout.gather(&[1.0, 2.0, 3.0], 1), [2.0, 1.0, 3.0]);
+}

@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 pub use activation::{Activation, FeedForward};
 use fields::Fields;
 
+use crate::backend::Buckets;
 use crate::checkpoint::InferredShape;
 use crate::limits::{MAX_JSON_BYTES, read_file};
 use crate::{Error, ErrorKind, Result};
@@ -283,6 +284,20 @@ impl T5Config {
     /// Width of all heads together, `num_heads * d_kv`.
     pub fn inner_dim(&self) -> usize {
         self.num_heads * self.d_kv
+    }
+
+    /// The distance from which on, in both directions, all positions of an encoder share a bias:
+    /// see [`Buckets::reach`].
+    pub fn bias_reach(&self) -> usize {
+        self.buckets().reach()
+    }
+
+    /// The encoder's map from distances to rows of a bias table.
+    pub(crate) fn buckets(&self) -> Buckets {
+        Buckets::bidirectional(
+            self.relative_attention_num_buckets,
+            self.relative_attention_max_distance,
+        )
     }
 
     /// Parameters of the encoder without the embedding table.

@@ -1,11 +1,12 @@
 //! The encoder stack: which operation follows which.
 
 use crate::Result;
-use crate::backend::{Attention, Backend, Buckets, Epilogue, Keys, Pool, Visible};
+use crate::backend::{Attention, Backend, Epilogue, Keys, Pool, Visible};
 use crate::batch::PackedBatch;
 use crate::config::T5Config;
 
 use super::TakeTensor;
+use super::pass::{Pass, go_on};
 use super::weights::{EncoderWeights, LayerParts, Part};
 
 /// A loaded text encoder on some backend.
@@ -37,6 +38,9 @@ pub struct Encoded<B: Backend> {
     /// `[tokens, d_model]` in host memory. With `last` behind them they are transformers'
     /// `hidden_states`.
     pub inner: Vec<Vec<f32>>,
+    /// If asked for: of each layer, for each row of length `n`, the softmax's weights
+    /// `[n_heads, n, n]` (query, key) after multiplication by the heads' gains, rows end to end.
+    pub attentions: Vec<Vec<f32>>,
 }
 
 impl<B: Backend> Encoder<B> {
@@ -76,21 +80,31 @@ impl<B: Backend> Encoder<B> {
         &self.backend
     }
 
-    /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the
-    /// layers.
-    pub fn encode(&self, batch: &PackedBatch, keep_inner: bool) -> Encoded<B> {
+    /// Hidden states of every token of `batch`, and what else `pass` asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if a list of `pass` has a wrong length;
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted) if it is. An encoder is as
+    /// useful after an error as before.
+    pub fn encode(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<Encoded<B>> {
         let (backend, config) = (&self.backend, &self.config);
+        pass.check(batch, config)?;
         let tokens = batch.n_tokens();
-        let mut x = backend.embed(&self.embedding, batch.ids());
+        let mut x = match pass.embeddings {
+            Some(values) => backend.stream(tokens, config.d_model, values),
+            None => backend.embed(&self.embedding, batch.ids()),
+        };
         let mut normed = backend.operand(tokens, config.d_model);
         let mut qkv = backend.attention_operand(tokens, 3 * config.inner_dim());
         let mut heads = backend.operand(tokens, config.inner_dim());
         let mut hidden = backend.operand(tokens, config.d_ff);
-        let mut inner = Vec::new();
+        let (mut inner, mut attentions) = (Vec::new(), Vec::new());
         let mut bias = None;
 
-        for layer in &self.layers {
-            if keep_inner {
+        for (layer_idx, layer) in self.layers.iter().enumerate() {
+            go_on(pass.interrupted)?;
+            if pass.keep_inner {
                 inner.push(backend.read_stream(&x));
             }
             bias = layer.bias.as_ref().or(bias);
@@ -111,7 +125,11 @@ impl<B: Backend> Encoder<B> {
                 bias,
                 positions: batch.positions(),
                 visible: Visible::Mask(batch.mask()),
+                head_gains: pass.gains_of(layer_idx, config.num_heads),
             };
+            if pass.keep_attentions {
+                attentions.push(backend.attention_weights(&attention));
+            }
             backend.attend(&attention, &mut heads);
             backend.linear(&heads, &layer.output, Epilogue::Add(&mut x));
 
@@ -130,7 +148,11 @@ impl<B: Backend> Encoder<B> {
             backend.linear(&hidden, &layer.feed_forward_out, Epilogue::Add(&mut x));
         }
         let last = backend.rms_norm_last(&x, &self.final_norm, config.layer_norm_epsilon);
-        Encoded { last, inner }
+        Ok(Encoded {
+            last,
+            inner,
+            attentions,
+        })
     }
 
     /// One vector a row of `batch`, `[rows, d_model]`.
@@ -141,12 +163,6 @@ impl<B: Backend> Encoder<B> {
 
 impl<B: Backend> Layer<B> {
     fn prepare(backend: &B, config: &T5Config, parts: LayerParts) -> Result<Self> {
-        let buckets = || {
-            Buckets::bidirectional(
-                config.relative_attention_num_buckets,
-                config.relative_attention_max_distance,
-            )
-        };
         let matrix = |part: Part| backend.prepare_matrix(part.weights, part.gain);
         Ok(Layer {
             attention_norm: parts
@@ -157,7 +173,7 @@ impl<B: Backend> Layer<B> {
             output: matrix(parts.output)?,
             bias: parts
                 .bias
-                .map(|bias| backend.prepare_bias(bias, buckets()))
+                .map(|bias| backend.prepare_bias(bias, config.buckets()))
                 .transpose()?,
             feed_forward_norm: parts
                 .feed_forward_norm

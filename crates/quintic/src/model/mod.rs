@@ -5,7 +5,9 @@
 //! threads.
 
 mod encoder;
+mod pass;
 mod weights;
 
 pub use encoder::{Encoded, Encoder};
+pub use pass::{Interrupted, Pass};
 pub use weights::{EncoderWeights, LayerParts, LayerWeights, Part, Product, TakeTensor};

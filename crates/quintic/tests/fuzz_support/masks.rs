@@ -3,12 +3,12 @@
 use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Result, Unstructured};
-use quintic::Tensor;
 use quintic::backend::reference::Reference;
 use quintic::backend::{Backend, Pool};
 use quintic::batch::{PackedBatch, PadRows, PaddedBatch, PaddedMask};
 use quintic::config::T5Config;
 use quintic::model::{Encoder, TakeTensor};
+use quintic::{Pass, Tensor};
 
 const VOCAB: usize = 7;
 const D_MODEL: usize = 4;
@@ -100,6 +100,20 @@ pub fn masks(input: &[u8]) {
     let Ok(batch) = batch else { return };
     let [zero, compute] =
         [PadRows::Zero, PadRows::Compute].map(|pad_rows| pack(&batch, pad_rows, vocab_size));
+    let shared = batch.pack_sharing(
+        PadRows::Compute,
+        vocab_size,
+        Some(encoder().config().bias_reach()),
+    );
+    assert_eq!(shared.is_ok(), compute.is_some(), "{batch:?}");
+    if let (Ok((packed, layout)), Some(compute)) = (shared, &compute) {
+        // Padding that is computed once keeps every bit.
+        assert_eq!(
+            layout.unpack(&encode(&packed), D_MODEL),
+            *compute,
+            "{batch:?}"
+        );
+    }
     if let (Some(zero), Some(compute)) = (zero, compute) {
         // Padding that is not computed changes nothing for the tokens that are.
         for (slot, reported) in reported(&batch, PadRows::Zero).into_iter().enumerate() {
@@ -177,10 +191,10 @@ fn pack(batch: &PaddedBatch, pad_rows: PadRows, vocab_size: usize) -> Option<Vec
     Some(layout.unpack(&encode(&packed), D_MODEL))
 }
 
-/// Runs the tiny model; everything must be a number.
-fn encode(packed: &PackedBatch) -> Vec<f32> {
+/// The tiny model.
+fn encoder() -> &'static Encoder<Reference> {
     static ENCODER: OnceLock<Encoder<Reference>> = OnceLock::new();
-    let encoder = ENCODER.get_or_init(|| {
+    ENCODER.get_or_init(|| {
         let config = format!(
             r#"{{"model_type": "t5", "vocab_size": {VOCAB}, "d_model": {D_MODEL}, "d_kv": 2,
                 "d_ff": 3, "num_layers": 2, "num_heads": 2, "feed_forward_proj": "gated-gelu",
@@ -188,8 +202,13 @@ fn encode(packed: &PackedBatch) -> Vec<f32> {
         );
         let config = T5Config::from_json(config.as_bytes()).unwrap();
         Encoder::load(Reference, config, &mut Made).unwrap()
-    });
-    let encoded = encoder.encode(packed, false);
+    })
+}
+
+/// Runs the tiny model; everything must be a number.
+fn encode(packed: &PackedBatch) -> Vec<f32> {
+    let encoder = encoder();
+    let encoded = encoder.encode(packed, &Pass::default()).unwrap();
     let pooled = encoder.pool(&encoded, packed, Pool::Mean);
     assert_eq!(pooled.len(), packed.n_rows() * D_MODEL);
     let last = encoder.backend().read_stream(&encoded.last);

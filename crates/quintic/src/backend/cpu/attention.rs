@@ -9,10 +9,62 @@ use super::Cpu;
 use crate::backend::{Attention, Keys, Visible};
 use crate::batch::Mask;
 
+/// What is done with the kernels' attention, once bias and mask have a type.
+trait Ask {
+    type Answer;
+
+    fn ask<B: ScoreBias, M: ScoreMask>(
+        self,
+        attention: &kernels::Attention<'_>,
+        bias: &B,
+        mask: &M,
+    ) -> Self::Answer;
+}
+
+/// [`Kernels::attend`].
+struct Attend<'a>(&'a Kernels, &'a mut Operand);
+
+impl Ask for Attend<'_> {
+    type Answer = ();
+
+    fn ask<B: ScoreBias, M: ScoreMask>(
+        self,
+        attention: &kernels::Attention<'_>,
+        bias: &B,
+        mask: &M,
+    ) {
+        self.0.attend(attention, bias, mask, self.1);
+    }
+}
+
+/// [`Kernels::attention_weights`].
+struct Weigh<'a>(&'a Kernels);
+
+impl Ask for Weigh<'_> {
+    type Answer = Vec<f32>;
+
+    fn ask<B: ScoreBias, M: ScoreMask>(
+        self,
+        attention: &kernels::Attention<'_>,
+        bias: &B,
+        mask: &M,
+    ) -> Vec<f32> {
+        self.0.attention_weights(attention, bias, mask)
+    }
+}
+
 pub(super) fn attend(kernels: &Kernels, attention: &Attention<'_, Cpu>, out: &mut Operand) {
+    with_bias(attention, Attend(kernels, out));
+}
+
+pub(super) fn weights(kernels: &Kernels, attention: &Attention<'_, Cpu>) -> Vec<f32> {
+    with_bias(attention, Weigh(kernels))
+}
+
+fn with_bias<A: Ask>(attention: &Attention<'_, Cpu>, ask: A) -> A::Answer {
     match (attention.bias, attention.positions) {
-        (None, _) => with_bias(kernels, attention, &NoBias, out),
-        (Some(bias), None) => with_bias(kernels, attention, &bias.0, out),
+        (None, _) => with_mask(attention, &NoBias, ask),
+        (Some(bias), None) => with_mask(attention, &bias.0, ask),
         (Some(bias), Some(positions)) => {
             // Positions are those of queries and keys alike, which a cache has none of.
             assert!(
@@ -24,38 +76,12 @@ pub(super) fn attend(kernels: &Kernels, attention: &Attention<'_, Cpu>, out: &mu
                 positions,
                 row_starts: attention.row_starts,
             };
-            with_bias(kernels, attention, &bias, out);
+            with_mask(attention, &bias, ask)
         }
     }
 }
 
-fn with_bias<B: ScoreBias>(
-    kernels: &Kernels,
-    attention: &Attention<'_, Cpu>,
-    bias: &B,
-    out: &mut Operand,
-) {
-    match attention.visible {
-        Visible::Causal => with_mask(kernels, attention, bias, &CausalMask, out),
-        Visible::Mask(Mask::Full) => with_mask(kernels, attention, bias, &NoMask, out),
-        Visible::Mask(Mask::Keys(flags)) => {
-            let mask = KeyMask::new(flags, attention.row_starts);
-            with_mask(kernels, attention, bias, &mask, out);
-        }
-        Visible::Mask(Mask::Pairs(flags)) => {
-            let mask = PairMask::new(flags, attention.row_starts);
-            with_mask(kernels, attention, bias, &mask, out);
-        }
-    }
-}
-
-fn with_mask<B: ScoreBias, M: ScoreMask>(
-    kernels: &Kernels,
-    attention: &Attention<'_, Cpu>,
-    bias: &B,
-    mask: &M,
-    out: &mut Operand,
-) {
+fn with_mask<B: ScoreBias, A: Ask>(attention: &Attention<'_, Cpu>, bias: &B, ask: A) -> A::Answer {
     let inner = attention.n_heads * attention.d_kv;
     let (keys, queries_are_last) = match attention.keys {
         Keys::Fused => (
@@ -71,17 +97,23 @@ fn with_mask<B: ScoreBias, M: ScoreMask>(
         ),
         Keys::Cache(cache) => (cache.keys_values(), true),
     };
-    kernels.attend(
-        &kernels::Attention {
-            n_heads: attention.n_heads,
-            d_kv: attention.d_kv,
-            queries: attention.queries,
-            row_starts: attention.row_starts,
-            keys,
-            queries_are_last,
-        },
-        bias,
-        mask,
-        out,
-    );
+    let own = kernels::Attention {
+        n_heads: attention.n_heads,
+        d_kv: attention.d_kv,
+        queries: attention.queries,
+        row_starts: attention.row_starts,
+        keys,
+        queries_are_last,
+        head_gains: attention.head_gains,
+    };
+    match attention.visible {
+        Visible::Causal => ask.ask(&own, bias, &CausalMask),
+        Visible::Mask(Mask::Full) => ask.ask(&own, bias, &NoMask),
+        Visible::Mask(Mask::Keys(flags)) => {
+            ask.ask(&own, bias, &KeyMask::new(flags, attention.row_starts))
+        }
+        Visible::Mask(Mask::Pairs(flags)) => {
+            ask.ask(&own, bias, &PairMask::new(flags, attention.row_starts))
+        }
+    }
 }

@@ -326,6 +326,12 @@ impl Backend for Cpu {
         KvCache::new(rows, n_heads * d_kv)
     }
 
+    fn stream(&self, tokens: usize, columns: usize, values: &[f32]) -> Stream {
+        let mut out = Stream::zeroed(tokens, columns);
+        out.values_mut().copy_from_slice(values);
+        out
+    }
+
     fn embed(&self, table: &Tensor, ids: &[u32]) -> Stream {
         let d_model = table.shape()[1];
         let mut out = Stream::zeroed(ids.len(), d_model);
@@ -356,6 +362,10 @@ impl Backend for Cpu {
 
     fn attend(&self, attention: &Attention<'_, Self>, out: &mut Operand) {
         attention::attend(&self.kernels, attention, out);
+    }
+
+    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Vec<f32> {
+        attention::weights(&self.kernels, attention)
     }
 
     fn append_kv(

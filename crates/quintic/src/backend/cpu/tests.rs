@@ -7,7 +7,7 @@ use super::*;
 use crate::ErrorKind;
 use crate::backend::reference::{Reference, Rows};
 use crate::backend::{Keys, Visible};
-use crate::batch::PackedBatch;
+use crate::batch::{Mask, PackedBatch};
 use crate::checkpoint::{Checkpoint, OpenOptions};
 use crate::text_encoder::{BackendKind, TextEncoder};
 
@@ -67,6 +67,7 @@ fn step<B: Backend>(
         bias: Some(bias),
         positions: None,
         visible: Visible::Causal,
+        head_gains: None,
     };
     backend.attend(&attention, &mut out);
     out
@@ -132,6 +133,104 @@ fn a_growing_cache_equals_the_reference_at_every_step() {
             }
         }
     });
+}
+
+/// Weights and results of an attention, under every mask, over rows with and without gaps, with
+/// gains and without.
+#[test]
+fn attention_weights_equal_the_reference() {
+    let row_starts = [0, 1, 1, 19, 52];
+    let tokens = row_starts[4];
+    let n_pairs = 1 + 18 * 18 + 33 * 33;
+    let keys: Vec<bool> = (0..tokens).map(|t| t > 0 && t % 3 != 1).collect();
+    // Every fifth query sees nothing, the others less than half.
+    let pairs: Vec<bool> = (0..n_pairs)
+        .map(|at| at * 7919 % 11 < 4 && at / 7 % 5 != 0)
+        .collect();
+    let nothing = vec![false; tokens];
+    let masks = [
+        Mask::Full,
+        Mask::Keys(keys),
+        Mask::Keys(nothing),
+        Mask::Pairs(pairs),
+    ];
+    let positions: Vec<u32> = (0..tokens as u32).map(|t| t * t % 97 / 2 + t).collect();
+    for (n_heads, d_kv) in [(3, 16), (2, 64), (1, 5)] {
+        let inner = n_heads * d_kv;
+        let qkv = Rows::new(tokens, 3 * inner, noise(tokens * 3 * inner, 21));
+        let table = tensor(8, n_heads, &noise(8 * n_heads, 22));
+        let gains: Vec<f32> = noise(n_heads, 23).iter().map(|x| 2.0 * x).collect();
+        let buckets = || Buckets::bidirectional(8, 20);
+        let exact_bias = Reference.prepare_bias(table.clone(), buckets()).unwrap();
+        for_each_isa(&Compute::default(), |cpu| {
+            let bias = cpu.prepare_bias(table.clone(), buckets()).unwrap();
+            let mut own = cpu.attention_operand(tokens, 3 * inner);
+            for token in 0..tokens {
+                for (column, &value) in qkv.row(token).iter().enumerate() {
+                    own.set(token, column, value);
+                }
+            }
+            let mut out = cpu.operand(tokens, inner);
+            let mut exact_out = Rows::zeros(tokens, inner);
+            for (mask_idx, mask) in masks.iter().enumerate() {
+                for positions in [None, Some(&positions[..])] {
+                    for head_gains in [None, Some(&gains[..])] {
+                        let attention = Attention {
+                            n_heads,
+                            d_kv,
+                            queries: &own,
+                            row_starts: &row_starts,
+                            keys: Keys::Fused,
+                            bias: Some(&bias),
+                            positions,
+                            visible: Visible::Mask(mask),
+                            head_gains,
+                        };
+                        let exact = Attention {
+                            n_heads,
+                            d_kv,
+                            queries: &qkv,
+                            row_starts: &row_starts,
+                            keys: Keys::Fused,
+                            bias: Some(&exact_bias),
+                            positions,
+                            visible: Visible::Mask(mask),
+                            head_gains,
+                        };
+                        let case = format!(
+                            "{:?}, {n_heads} x {d_kv}, mask {mask_idx}, gaps {}, gains {}",
+                            cpu.isa(),
+                            positions.is_some(),
+                            head_gains.is_some()
+                        );
+                        // A score is a sum of d_kv products below 1 and a bias below 1, rounded
+                        // twice, and two scores move a weight; then one rounding on each side.
+                        let bound = (2.0 * (2.0 * d_kv as f64 + 1.0) + 2.0) * ROUNDING;
+                        let found = cpu.attention_weights(&attention);
+                        let expected = Reference.attention_weights(&exact);
+                        assert_eq!(found.len(), n_heads * n_pairs);
+                        assert_eq!(expected.len(), n_heads * n_pairs);
+                        for (at, (found, expected)) in found.iter().zip(expected).enumerate() {
+                            let allowed = bound * f64::from(expected.abs());
+                            let difference = f64::from(found - expected).abs();
+                            assert!(difference <= allowed, "{case}, {at}: {found}, {expected}");
+                        }
+                        cpu.attend(&attention, &mut out);
+                        Reference.attend(&exact, &mut exact_out);
+                        // As for a growing cache, times a gain below 2.
+                        let bound = ((d_kv * (d_kv + 2)) as f64 + 140.0) * 4.0 * ROUNDING;
+                        for token in 0..tokens {
+                            for (column, &expected) in exact_out.row(token).iter().enumerate() {
+                                let found = out.get(token, column);
+                                let difference = f64::from(found - expected).abs();
+                                assert!(difference <= bound, "{case}: {found}, {expected}");
+                            }
+                        }
+                    }
+                }
+            }
+        });
+    }
 }
 
 #[test]

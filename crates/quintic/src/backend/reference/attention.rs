@@ -59,6 +59,60 @@ pub(super) fn attend(attention: &Attention<'_, Reference>, out: &mut Rows) {
         (attention.queries.rows, inner),
         "attention output"
     );
+    let d_kv = attention.d_kv;
+    for_each_query(attention, |query| {
+        let column = query.head * d_kv;
+        let mut sums = vec![0.0f64; d_kv];
+        for (key, &weight) in query.weights.iter().enumerate() {
+            let v = &query.keys.values[key * query.keys.stride + column..][..d_kv];
+            for (sum, &v) in sums.iter_mut().zip(v) {
+                *sum += weight * f64::from(v);
+            }
+        }
+        let out = &mut out.row_mut(query.token)[column..column + d_kv];
+        for (out, sum) in out.iter_mut().zip(sums) {
+            *out = (sum / query.total * query.gain) as f32;
+        }
+    });
+}
+
+/// For each row `[n_heads, queries, keys]`, rows end to end.
+pub(super) fn weights(attention: &Attention<'_, Reference>) -> Vec<f32> {
+    let mut starts = vec![0];
+    for (row, bounds) in attention.row_starts.windows(2).enumerate() {
+        let n_queries = bounds[1] - bounds[0];
+        let n_keys = row_keys(attention, row, bounds[0], n_queries).len;
+        starts.push(starts[row] + attention.n_heads * n_queries * n_keys);
+    }
+    let mut out = vec![0.0; starts[starts.len() - 1]];
+    for_each_query(attention, |query| {
+        let bounds = &attention.row_starts[query.row..];
+        let n_queries = bounds[1] - bounds[0];
+        let at = query.head * n_queries + query.token - bounds[0];
+        let out = &mut out[starts[query.row] + at * query.keys.len..][..query.keys.len];
+        for (out, &weight) in out.iter_mut().zip(query.weights) {
+            *out = (weight / query.total * query.gain) as f32;
+        }
+    });
+    out
+}
+
+/// One query of one head, and what it weighs its row's keys by.
+struct Query<'a> {
+    row: usize,
+    head: usize,
+    token: usize,
+    keys: &'a RowKeys<'a>,
+    /// For each key, yet to be divided by their `total` and multiplied by the head's `gain`.
+    weights: &'a [f64],
+    total: f64,
+    gain: f64,
+}
+
+fn for_each_query(attention: &Attention<'_, Reference>, mut visit: impl FnMut(Query<'_>)) {
+    if let Some(gains) = attention.head_gains {
+        assert_eq!(gains.len(), attention.n_heads, "gains of heads");
+    }
     let mut squares = 0;
     for (row, bounds) in attention.row_starts.windows(2).enumerate() {
         let (first, n_queries) = (bounds[0], bounds[1] - bounds[0]);
@@ -76,14 +130,24 @@ pub(super) fn attend(attention: &Attention<'_, Reference>, out: &mut Rows) {
                 None => key as i64,
             };
             for head in 0..attention.n_heads {
-                let columns = head * attention.d_kv..(head + 1) * attention.d_kv;
-                let q = &attention.queries.row(first + query)[columns.clone()];
+                let column = head * attention.d_kv;
+                let q = &attention.queries.row(first + query)[column..column + attention.d_kv];
                 let bias = |key| match attention.bias {
                     Some(bias) => f64::from(Bias::at(bias, head, key_position(key) - position)),
                     None => 0.0,
                 };
-                let out = &mut out.row_mut(first + query)[columns];
-                attend_one(q, &keys, head * attention.d_kv, bias, visible, out);
+                let (weights, total) = weigh(q, &keys, column, bias, visible);
+                visit(Query {
+                    row,
+                    head,
+                    token: first + query,
+                    keys: &keys,
+                    weights: &weights,
+                    total,
+                    gain: attention
+                        .head_gains
+                        .map_or(1.0, |gains| f64::from(gains[head])),
+                });
             }
         }
         squares += n_queries * n_queries;
@@ -132,15 +196,14 @@ fn query_position(
     }
 }
 
-/// One query and one head: `out = sum over keys of softmax(q k + bias) v`.
-fn attend_one(
+/// What one query weighs each key by, `exp(q k + bias)` over that of the best, and the sum.
+fn weigh(
     q: &[f32],
     row: &RowKeys<'_>,
     column: usize,
     bias: impl Fn(usize) -> f64,
     visible: impl Fn(usize) -> bool,
-    out: &mut [f32],
-) {
+) -> (Vec<f64>, f64) {
     let score = |key: usize| {
         let k = &row.keys[key * row.stride + column..][..q.len()];
         dot(q, k) + bias(key)
@@ -167,16 +230,7 @@ fn attend_one(
         *score = score.exp();
         total += *score;
     }
-    let mut sums = vec![0.0f64; out.len()];
-    for (key, &weight) in scores.iter().enumerate() {
-        let v = &row.values[key * row.stride + column..][..out.len()];
-        for (sum, &v) in sums.iter_mut().zip(v) {
-            *sum += weight * f64::from(v);
-        }
-    }
-    for (out, sum) in out.iter_mut().zip(sums) {
-        *out = (sum / total) as f32;
-    }
+    (scores, total)
 }
 
 /// The sum of products in f64, by eight partial sums: one alone would wait for each addition.

@@ -149,6 +149,10 @@ impl Backend for Reference {
         KvCache::new(rows, n_heads * d_kv)
     }
 
+    fn stream(&self, tokens: usize, columns: usize, values: &[f32]) -> Rows {
+        Rows::new(tokens, columns, values.to_vec())
+    }
+
     fn embed(&self, table: &Tensor, ids: &[u32]) -> Rows {
         let d_model = table.shape()[1];
         let mut out = Rows::zeros(ids.len(), d_model);
@@ -189,6 +193,10 @@ impl Backend for Reference {
 
     fn attend(&self, attention: &Attention<'_, Self>, out: &mut Rows) {
         attention::attend(attention, out);
+    }
+
+    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Vec<f32> {
+        attention::weights(attention)
     }
 
     fn append_kv(&self, cache: &mut KvCache, kv: &Rows, first_column: usize, row_starts: &[usize]) {

@@ -120,6 +120,7 @@ fn attention_by_hand() {
             bias: Some(&bias),
             positions: None,
             visible,
+            head_gains: None,
         };
         Reference.attend(&attention, &mut out);
         out.data.clone()
@@ -134,6 +135,61 @@ fn attention_by_hand() {
     let pairs = Mask::Pairs(vec![true, false, false, false, true]);
     assert_eq!(attend(Visible::Mask(&pairs)), [5.0, 3.0, 4.0]);
     assert_eq!(attend(Visible::Causal), [5.0, 2.0, mix(0.5, 0.0)]);
+}
+
+/// The weights of the same attention, and what gains make of both.
+#[test]
+fn weights_and_gains_by_hand() {
+    // Two heads of width 1; a row of one token and one of two; columns q, k, v of each head.
+    #[rustfmt::skip]
+    let qkv = rows(6, &[
+        1.0, 1.0,  1.0, 1.0,  5.0, 5.0,
+        1.0, 0.0,  0.0, 2.0,  2.0, 2.0,
+        0.0, 1.0,  1.0, 3.0,  4.0, 4.0,
+    ]);
+    let gains = [0.5, -2.0];
+    let mut out = Rows::zeros(3, 2);
+    let mut ask = |visible: Visible<'_>| {
+        let attention = Attention {
+            n_heads: 2,
+            d_kv: 1,
+            queries: &qkv,
+            row_starts: &[0, 1, 3],
+            keys: Keys::Fused,
+            bias: None,
+            positions: None,
+            visible,
+            head_gains: Some(&gains),
+        };
+        Reference.attend(&attention, &mut out);
+        (Reference.attention_weights(&attention), out.data.clone())
+    };
+    let e = 1f64.exp();
+    let (near, far) = (1.0 / (1.0 + e), e / (1.0 + e));
+    let weight = |gain: f64, weight: f64| (gain * weight) as f32;
+    let (weights, out) = ask(Visible::Mask(&Mask::Full));
+    #[rustfmt::skip]
+    let expected = [
+        0.5, -2.0,
+        weight(0.5, near), weight(0.5, far), 0.25, 0.25,
+        -1.0, -1.0, weight(-2.0, near), weight(-2.0, far),
+    ];
+    assert_eq!(weights, expected);
+    let mix = |gain: f64, a: f64, b: f64| ((a * 2.0 + b * 4.0) * gain) as f32;
+    let expected = [
+        [2.5, -10.0],
+        [mix(0.5, near, far), -6.0],
+        [1.5, mix(-2.0, near, far)],
+    ];
+    for (found, expected) in out.iter().zip(expected.as_flattened()) {
+        // Sums in another order may be rounded to a neighbour.
+        assert!((found - expected).abs() <= 6e-8 * expected.abs(), "{out:?}");
+    }
+    // Of the second row, query 0 sees nothing and query 1 only itself.
+    let pairs = Mask::Pairs(vec![true, false, false, false, true]);
+    let (weights, _) = ask(Visible::Mask(&pairs));
+    let expected = [0.5, -2.0, 0.25, 0.25, 0.0, 0.5, -1.0, -1.0, 0.0, -2.0];
+    assert_eq!(weights, expected);
 }
 
 #[test]
@@ -156,6 +212,7 @@ fn positions_replace_the_count() {
             bias: Some(&bias),
             positions: Some(&positions),
             visible: Visible::Mask(&Mask::Full),
+            head_gains: None,
         };
         Reference.attend(&attention, &mut out);
         let ahead = (buckets.of(i64::from(positions[1])) as f64 / 8.0).exp();
@@ -185,6 +242,7 @@ fn a_cache_grown_step_by_step_equals_the_causal_pass() {
         bias: Some(&bias),
         positions: None,
         visible: Visible::Causal,
+        head_gains: None,
     };
     let mut expected = Rows::zeros(tokens, inner);
     Reference.attend(&attention, &mut expected);
