@@ -3,8 +3,8 @@
 use half::{bf16, f16};
 use numpy::IntoPyArray;
 use pyo3::prelude::*;
-use quintic::batch::{Layout, PadRows, PaddedBatch, PaddedMask};
-use quintic::{Result, TextEncoder};
+use quintic::batch::{PadRows, PaddedBatch, PaddedMask};
+use quintic::{Interrupted, Pass, Result, TextEncoder};
 
 /// Element type of the states that leave.
 #[derive(Clone, Copy)]
@@ -80,22 +80,43 @@ impl Request<'_> {
     pub(crate) fn run(
         self,
         encoder: &TextEncoder,
-        _interrupted: &(dyn Fn() -> bool + Sync),
+        interrupted: Interrupted<'_>,
         output: Output,
     ) -> Result<Answer> {
         let config = encoder.config();
         let batch = PaddedBatch::new(self.ids, self.rows, self.len, self.mask)?;
-        let (packed, layout) = batch.pack(self.pad_rows, config.vocab_size)?;
-        let states = encoder.hidden_states(&packed, self.hidden_states);
-        let place = |values: Vec<f32>| output.convert(unpack(&layout, values, config.d_model));
+        // Attention weights are those of every pair, and positions with embeddings of the
+        // caller's own are not alike because their ids are.
+        let is_whole = self.attentions || self.embeddings.is_some();
+        let reach = (!is_whole).then(|| config.bias_reach());
+        // Attention weights of padding are asked for even where its states are not.
+        let pad_rows = match self.attentions {
+            true => PadRows::Compute,
+            false => self.pad_rows,
+        };
+        let (packed, layout) = batch.pack_sharing(pad_rows, config.vocab_size, reach)?;
+        let embeddings = self
+            .embeddings
+            .map(|embeddings| layout.gather(embeddings, config.d_model));
+        let states = encoder.run(
+            &packed,
+            &Pass {
+                embeddings: embeddings.as_deref(),
+                head_gains: self.head_gains,
+                keep_inner: self.hidden_states,
+                keep_attentions: self.attentions,
+                interrupted: Some(interrupted),
+            },
+        )?;
+        let place = |values: Vec<f32>| output.convert(layout.unpack(&values, config.d_model));
         Ok(Answer {
             last: place(states.last),
             inner: states.inner.into_iter().map(place).collect(),
-            attentions: Vec::new(),
+            attentions: states
+                .attentions
+                .into_iter()
+                .map(|weights| output.convert(weights))
+                .collect(),
         })
     }
-}
-
-fn unpack(layout: &Layout, values: Vec<f32>, width: usize) -> Vec<f32> {
-    layout.unpack(&values, width)
 }

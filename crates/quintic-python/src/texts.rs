@@ -9,7 +9,7 @@ use quintic::backend::Pool;
 use quintic::preset::{Preset, TokenizerClass};
 use quintic::sentence::normalize;
 use quintic::tokenizer::TokenizerChoice;
-use quintic::{Error, Result};
+use quintic::{Error, Result, RowsOptions};
 
 use crate::encoder::Encoder;
 use crate::guard;
@@ -137,20 +137,17 @@ pub(crate) fn encode_rows<'py>(
 ) -> PyResult<(Bound<'py, PyList>, usize)> {
     let encoder = encoder.get();
     let (vectors, width) = guard::run_interruptible(py, |signals| {
-        let report = |done: usize| {
+        let report = |done: usize, _all: usize| {
             if let Some(progress) = &progress {
                 let told = Python::attach(|py| progress.call1(py, (done,)).map(drop));
                 signals.note(told);
             }
         };
-        encoder.vectors(
-            &rows,
-            batch_tokens,
-            pool,
-            normalize,
-            &|| signals.pending(),
-            &report,
-        )
+        let options = RowsOptions {
+            interrupted: Some(&|| signals.pending()),
+            progress: Some(&report),
+        };
+        encoder.vectors(&rows, batch_tokens, pool, normalize, &options)
     })?;
     let arrays = vectors.into_iter().map(|values| values.into_pyarray(py));
     Ok((PyList::new(py, arrays)?, width))
@@ -274,8 +271,7 @@ impl Encoder {
         batch_tokens: usize,
         pool: &str,
         is_normalized: bool,
-        _interrupted: &(dyn Fn() -> bool + Sync),
-        _progress: &(dyn Fn(usize) + Sync),
+        options: &RowsOptions<'_>,
     ) -> Result<(Vec<Vec<f32>>, usize)> {
         let pooling = Pooling::parse(pool)?;
         let width = self.width(&pooling)?;
@@ -293,7 +289,9 @@ impl Encoder {
                 "`normalize` scales pooled vectors, but `pool` is `none`",
             ));
         }
-        let mut vectors = self.encoder.encode_rows(rows, batch_tokens, pool)?;
+        let mut vectors = self
+            .encoder
+            .encode_rows_with(rows, batch_tokens, pool, options)?;
         if pool.is_some() {
             let mut flat = vectors.concat();
             if let Some(head) = &head {
