@@ -68,11 +68,12 @@ def files(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def computing(arguments: dict[str, Any], default_dtype: str = "auto") -> dict[str, Any]:
     """Takes out what says how to compute."""
+    backend = arguments.pop("backend", "cpu")
     return {
-        "backend": arguments.pop("backend", "cpu"),
+        "backend": backend,
         "dtype": _dtype(arguments, default_dtype),
         "matmul_precision": arguments.pop("matmul_precision", None),
-        "threads": threads(arguments.pop("threads", None)),
+        "threads": threads(arguments.pop("threads", None), backend),
         "fold_norm_gains": arguments.pop("fold_norm_gains", None),
     }
 
@@ -84,10 +85,10 @@ def _dtype(arguments: dict[str, Any], default: str) -> str:
     return _arrays.DTYPES.get(name, name)
 
 
-def threads(number: int | None) -> int | None:
-    """As many as asked for, else as PyTorch computes on, else as there are cores."""
+def threads(number: int | None, backend: str) -> int | None:
+    """As many as asked for, else as PyTorch computes on, else as the backend chooses."""
     torch = sys.modules.get("torch")
-    if number is None and torch is not None:
+    if number is None and torch is not None and backend == "cpu":
         return int(torch.get_num_threads())
     if number is not None and number < 1:
         raise InputError(f"`threads` is {number}, expected at least 1")

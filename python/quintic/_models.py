@@ -302,7 +302,7 @@ class EncoderModel(TextMethods):
                     "backend": old.backend,
                     "dtype": _arrays.DTYPES[name],
                     "matmul_precision": None,
-                    "threads": old.threads,
+                    "threads": old.threads if old.backend == "cpu" else None,
                     "fold_norm_gains": old.fold_norm_gains or None,
                 }
             )
