@@ -64,6 +64,38 @@ fn key_masks_with_both_kinds_of_padding() {
     assert!(computed[48..].iter().all(|&value| value != 0.0));
 }
 
+/// Padding farther from the text than the position bias reaches is computed once a side.
+#[test]
+fn long_padding_is_computed_once_and_keeps_every_bit() {
+    let model = Model::bytes();
+    let (len, reach) = (300, model.encoder().config().bias_reach());
+    let mask: Vec<i64> = (0..len)
+        .map(|at| i64::from((140..150).contains(&at)))
+        .collect();
+    let ids: Vec<i64> = mask.iter().map(|flag| flag * 9).collect();
+    let tensors: [(&str, &str, &[usize], &[i64]); 2] = [
+        ("input_ids", "I64", &[1, len], &ids),
+        ("attention_mask", "I64", &[1, len], &mask),
+    ];
+    let whole = PaddedMask::Keys(flags(&mask));
+    let whole = expected(&model, &ids, len, whole, PadRows::Compute);
+    assert_eq!(
+        encode(&model, &tensors, &["--pad-rows", "compute"]).1,
+        whole
+    );
+    let file = model.file("ids.safetensors");
+    let args = [
+        "--input-ids",
+        file.to_str().unwrap(),
+        "--pad-rows",
+        "compute",
+        "--json",
+    ];
+    let ran = model.encode("out.safetensors", &args).good();
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(report["tokens"], 10 + 2 * reach);
+}
+
 #[test]
 fn left_padding() {
     let model = Model::bytes();
