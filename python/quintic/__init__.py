@@ -102,7 +102,7 @@ def encode(
     return model.encode_for(preset, texts, **arguments)
 
 
-_models: dict[tuple[str, str], Any] = {}
+_kept: dict[tuple[str, str], Any] = {}
 
 
 def _loaded(path: Any, dtype: Any) -> Any:
@@ -114,7 +114,7 @@ def _loaded(path: Any, dtype: Any) -> Any:
 
     key = (os.fspath(path), dtype_name(dtype))
     with _building:
-        if key not in _models:
-            _models.clear()
-            _models[key] = load(*key)
-        return _models[key]
+        if key not in _kept:
+            _kept.clear()
+            _kept[key] = load(*key)
+        return _kept[key]

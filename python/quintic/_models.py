@@ -592,9 +592,10 @@ def _config_of(cls: type[EncoderModel], engine: Encoder, given: Any) -> Any:
     if hf_class is None:
         return Config(fields)
     config = hf_class.from_dict({name: value for name, value in fields.items() if name != "model_type"})
-    # As transformers' own encoder classes leave it.
-    config.use_cache = False
-    config.is_encoder_decoder = False
+    if family != "umt5":
+        # As transformers' own encoder classes leave the config that they are given.
+        config.use_cache = False
+        config.is_encoder_decoder = False
     config.name_or_path = engine.path
     return config
 

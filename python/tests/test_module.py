@@ -228,7 +228,10 @@ def test_saved_in_the_type_that_it_computes_in(gated: Pair, tmp_path: Path) -> N
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
     again = gated.our_class.from_pretrained(tmp_path, variant="bf16")
     assert again.dtype == torch.bfloat16, "`auto` follows the config"
-    assert torch.equal(again(ids_of(1, 4))[0], model(ids_of(1, 4))[0])
+    # What is saved is rounded, as transformers' would be; computing from the float32 files keeps
+    # norms and embeddings as they are.
+    rounded = gated.our_class.from_hf(copy.deepcopy(gated.theirs).bfloat16())
+    assert torch.equal(again(ids_of(1, 4))[0], rounded(ids_of(1, 4))[0])
 
 
 def test_families(tmp_path: Path) -> None:

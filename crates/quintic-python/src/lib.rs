@@ -21,6 +21,12 @@ fn run_command(py: Python<'_>, args: Vec<OsString>) -> PyResult<u8> {
     guard::run(py, || Ok(quintic_cli::run(args)))
 }
 
+/// Panics, so that a test can see what becomes of it.
+#[pyfunction]
+fn panic_for_tests(py: Python<'_>) -> PyResult<()> {
+    guard::run(py, || panic!("asked to panic"))
+}
+
 /// Names of all presets.
 #[pyfunction]
 fn preset_names() -> Vec<&'static str> {
@@ -49,6 +55,7 @@ fn _quintic(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(run_command, module)?)?;
     module.add_function(wrap_pyfunction!(preset_names, module)?)?;
     module.add_function(wrap_pyfunction!(resolve, module)?)?;
+    module.add_function(wrap_pyfunction!(panic_for_tests, module)?)?;
     module.add_function(wrap_pyfunction!(texts::encode_rows, module)?)?;
     module.add_function(wrap_pyfunction!(texts::embedding_width, module)?)?;
     module.add_function(wrap_pyfunction!(texts::sentence_max_length, module)?)?;
