@@ -43,7 +43,9 @@ def to_numpy(value: Any, name: str) -> NDArray[Any]:
         if value.is_conj() or value.is_neg():
             value = value.resolve_conj().resolve_neg()
         # NumPy has no bfloat16; widening loses nothing.
-        return (value.float() if value.dtype == sys.modules["torch"].bfloat16 else value).numpy()
+        value = value.float() if value.dtype == sys.modules["torch"].bfloat16 else value
+        shared: NDArray[Any] = value.numpy()
+        return shared
     try:
         array = np.from_dlpack(value) if _is_foreign(value) else np.asarray(value)
     except (BufferError, RuntimeError, TypeError, ValueError) as error:

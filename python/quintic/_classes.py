@@ -133,6 +133,7 @@ def _refusal(name: str, method: str) -> Callable[..., Any]:
 class AutoT5Encoder:
     """Loads any model of the family with the class of its kind.
 
+    >>> from quintic import AutoT5Encoder
     >>> AutoT5Encoder.from_pretrained("no/such/folder")
     Traceback (most recent call last):
     quintic.errors.ModelNotFoundError: no/such/folder: there is no such file or folder

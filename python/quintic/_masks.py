@@ -67,8 +67,8 @@ def _additive(array: NDArray[Any]) -> NDArray[np.bool_]:
             f"`attention_mask` of four dimensions is of type {array.dtype}, expected booleans, or floats "
             "that are added to scores"
         )
-    visible = array == 0
-    hidden = array <= HIDDEN
+    visible: NDArray[np.bool_] = array == 0
+    hidden: NDArray[np.bool_] = array <= HIDDEN
     if not (visible | hidden).all():
         strange = array[~(visible | hidden)].flat[0]
         raise UnsupportedError(
@@ -81,7 +81,7 @@ def _additive(array: NDArray[Any]) -> NDArray[np.bool_]:
 def _zero_or_one(array: NDArray[Any]) -> NDArray[np.bool_]:
     if array.dtype == np.bool_:
         return array
-    seen = array != 0
+    seen: NDArray[np.bool_] = array != 0
     if array.dtype.kind not in "iuf" or not (array[seen] == 1).all():
         strange = next((value for value in array[seen].flat if value != 1), array.dtype)
         raise InputError(f"`attention_mask` holds {strange}, expected 0 and 1")

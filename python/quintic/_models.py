@@ -187,10 +187,10 @@ class EncoderModel(TextMethods):
             shape = (None, None, config["d_model"])
             meaning = f"[rows, len, {config['d_model']}]"
             embeddings = _arrays.floats(inputs_embeds, "inputs_embeds", shape, meaning)
-            ids = np.zeros(embeddings.shape[:2], np.int64)
+            ids = np.zeros((embeddings.shape[0], embeddings.shape[1]), np.int64)
         else:
             ids = _arrays.integers(input_ids, "input_ids")
-        rows, length = ids.shape
+        rows, length = ids.shape[0], ids.shape[1]
         if self.max_seq_len is not None and length > self.max_seq_len:
             raise InputError(f"the input has {length} tokens, expected at most `max_seq_len` = {self.max_seq_len}")
         wants_states = self._switch("output_hidden_states", output_hidden_states)
@@ -465,6 +465,7 @@ class EncoderModel(TextMethods):
             "matmul_precision": engine.matmul_precision,
             "fold_norm_gains": engine.fold_norm_gains or None,
         }
+        source: tuple[str, Any, dict[str, Any]]
         if self._source is not None:
             name, files = self._source
             source = ("path", os.path.abspath(name) if os.path.exists(name) else name, files)

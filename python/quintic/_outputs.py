@@ -12,6 +12,7 @@ class EncoderOutput(OrderedDict):  # type: ignore[type-arg]
 
     Fields that are ``None`` are left out of indexing, iteration and the tuple.
 
+    >>> from quintic import EncoderOutput
     >>> output = EncoderOutput(last_hidden_state=7, hidden_states=None)
     >>> output.last_hidden_state, output[0], output["last_hidden_state"], output.to_tuple(), list(output)
     (7, 7, 7, (7,), ['last_hidden_state'])
@@ -20,13 +21,10 @@ class EncoderOutput(OrderedDict):  # type: ignore[type-arg]
     """
 
     def __init__(self, last_hidden_state: Any = None, hidden_states: Any = None, attentions: Any = None) -> None:
-        fields = {
-            "last_hidden_state": last_hidden_state,
-            "hidden_states": hidden_states,
-            "attentions": attentions,
-        }
-        super().__init__((name, value) for name, value in fields.items() if value is not None)
-        self.__dict__.update(fields)
+        self.last_hidden_state = last_hidden_state
+        self.hidden_states = hidden_states
+        self.attentions = attentions
+        super().__init__((name, value) for name, value in vars(self).items() if value is not None)
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, str):
@@ -44,6 +42,7 @@ class EncoderOutput(OrderedDict):  # type: ignore[type-arg]
 class NAIT5EncoderOutput:
     """Output of :class:`quintic.NAIT5EncoderModel`: iterating gives values, as in nai-t5-wrapper.
 
+    >>> from quintic import NAIT5EncoderOutput
     >>> states, *_ = NAIT5EncoderOutput(7)
     >>> states
     7

@@ -1,13 +1,27 @@
 """The native half: see crates/quintic-python. Private."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 __version__: str
+__all__ = [
+    "Encoder",
+    "Tokenizer",
+    "__version__",
+    "embedding_width",
+    "encode_rows",
+    "panic_for_tests",
+    "prepare",
+    "preset_names",
+    "resolve",
+    "run_command",
+    "sentence_max_length",
+]
 
+@final
 class Encoder:
     @staticmethod
     def load(model: str, files: dict[str, Any], computing: dict[str, Any]) -> Encoder: ...
@@ -56,11 +70,14 @@ class Encoder:
     @property
     def fold_norm_gains(self) -> bool: ...
 
+@final
 class Tokenizer:
     @staticmethod
     def open(path: str, kind: str) -> Tokenizer: ...
     def encode(self, texts: list[str], max_length: int | None) -> list[list[int]]: ...
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str: ...
+    @property
+    def model_max_length(self) -> int | None: ...
     @property
     def pad_id(self) -> int | None: ...
     @property

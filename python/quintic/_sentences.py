@@ -73,17 +73,20 @@ class SentenceTransformerModule(_Base):  # type: ignore[misc]
         if self.pool == "none":
             raise InputError("`pool` is `none`, expected one that makes vectors")
         self.normalize = normalize
-        if max_seq_length is None and self.pool == "sentence":
-            max_seq_length = _quintic.sentence_max_length(self.model._engine)
-        self.max_seq_length = max_seq_length
-        self._width = _quintic.embedding_width(self.model._engine, self.pool)
         self._tokenizer_path = tokenizer
+        self.max_seq_length = self._own_length() if max_seq_length is None else max_seq_length
+        self._width = _quintic.embedding_width(self.model._engine, self.pool)
 
     @property
     def tokenizer(self) -> _quintic.Tokenizer:
         """The engine's tokenizer."""
         found: _quintic.Tokenizer = self.model._tokenizer(self._tokenizer_path)
         return found
+
+    def _own_length(self) -> int | None:
+        """Longest text in tokens that the modules' files name, else those of the tokenizer."""
+        named = _quintic.sentence_max_length(self.model._engine)
+        return self.tokenizer.model_max_length if named is None else named
 
     def get_embedding_dimension(self) -> int:
         """Width of a vector."""

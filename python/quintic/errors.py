@@ -3,6 +3,7 @@ found, what was expected, and sometimes a hint.
 
 Each class is also the built-in exception that programs written for Hugging Face catch.
 
+>>> from quintic.errors import InputError, ModelNotFoundError
 >>> issubclass(ModelNotFoundError, OSError) and issubclass(InputError, ValueError)
 True
 """

@@ -42,6 +42,12 @@ impl Tokenizer {
         guard::run(py, || self.0.decode(&ids, skip_special_tokens))
     }
 
+    /// Tokens that the tokenizer's files say a text may have; many of them say 10^30.
+    #[getter]
+    fn model_max_length(&self) -> Option<u64> {
+        self.0.model_max_length()
+    }
+
     #[getter]
     fn pad_id(&self) -> Option<u32> {
         self.0.pad_id()
