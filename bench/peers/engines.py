@@ -46,7 +46,7 @@ class Engine:
     @property
     def is_ours(self) -> bool:
         """Whether it is a variant of quintic."""
-        return self.program == "quintic"
+        return self.program.startswith("quintic")
 
     @property
     def truth(self) -> str:
@@ -88,7 +88,14 @@ def _ours() -> list[Engine]:
             ("amx", "bf16", bf16),
         )
     ]
+    # As a program written for transformers calls it: padded tensors of PyTorch in and out.
+    python = [
+        Engine(name, dtype, "quintic-python", arguments=arguments, **more)
+        for dtype, more in (("f32", {"held": 2.1, "peak": 2.2}), ("bf16", bf16))
+        for name, arguments in (("quintic-python", ()), ("quintic-python-zero", ("--padding-zero",)))
+    ]
     return [
+        *python,
         Engine("quintic", "f32", "quintic", held=2.1, peak=2.2),
         Engine("quintic", "bf16", "quintic", **bf16),
         Engine("quintic-high", "f32", "quintic", **high),

@@ -41,6 +41,8 @@ def step(text: str) -> None:
 def build_quintic() -> None:
     """The release build."""
     subprocess.run(["cargo", "build", "--release", "--locked"], cwd=REPOSITORY, check=True)
+    install = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "."]
+    subprocess.run([*install, "--force-reinstall"], cwd=REPOSITORY, check=True)
 
 
 def build_candle() -> None:

@@ -109,6 +109,16 @@ class Transformers(Torch):
         return self.torch.compile(model, dynamic=False)
 
 
+class QuinticPython(Torch):
+    """quintic's drop-in class: padding computed as transformers does, or skipped."""
+
+    def load(self, options: argparse.Namespace, width: int) -> Any:
+        from quintic import T5EncoderModel
+
+        padding = "zero" if options.padding_zero else "compute"
+        return T5EncoderModel.from_pretrained(options.model, dtype=self.dtype, padding=padding)
+
+
 class Nai(Torch):
     """nai-t5-wrapper. Its flex attention asks for CUDA to build a mask, so it is off."""
 
@@ -187,6 +197,7 @@ class CTranslate2(Peer):
 
 PEERS: dict[str, Callable[[argparse.Namespace, list[Feed]], Peer]] = {
     "transformers": Transformers,
+    "quintic-python": QuinticPython,
     "nai": Nai,
     "openvino": OpenVino,
     "onnxruntime": OnnxRuntime,
@@ -232,6 +243,7 @@ def main() -> None:
     parser.add_argument("--ids-json", type=Path, required=True)
     parser.add_argument("--loop", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--padding-zero", action="store_true")
     parser.add_argument("--save-output", type=Path)
     options = parser.parse_args()
 

@@ -112,6 +112,7 @@ WORKLOADS = {
         Workload("W3", "xl", [512]),
         Workload("W4", "xl", [32]),
         Workload("W5", "large", CAPTIONS),
+        Workload("W6", "xl", CAPTIONS),
     )
 }
 DEFAULT_WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
