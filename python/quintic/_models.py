@@ -109,6 +109,11 @@ class EncoderModel(TextMethods):
         """
         if unexpected:
             raise TypeError("from_pretrained() takes one positional argument")
+        if pretrained_model_name_or_path is None:
+            raise UnsupportedError(
+                "`pretrained_model_name_or_path` is None, expected a path or a repository id\n\n"
+                "hint: for tensors in memory, load them into a transformers model and use `from_hf`"
+            )
         return load(cls, os.fspath(pretrained_model_name_or_path), arguments, lambda _: cls)
 
     @classmethod
@@ -163,7 +168,7 @@ class EncoderModel(TextMethods):
         head_mask: Any = None,
         inputs_embeds: Any = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | list[int] | None = None,
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> Any:
@@ -172,7 +177,9 @@ class EncoderModel(TextMethods):
         ``input_ids`` ``[rows, len]`` (or ``inputs_embeds`` ``[rows, len, d_model]``) may be
         PyTorch tensors, NumPy arrays or lists; what comes back is PyTorch's if any of the
         inputs is, and NumPy's else. ``attention_mask``: :mod:`quintic._masks`. ``head_mask``
-        ``[heads]`` or ``[layers, heads]`` multiplies attention weights, as in transformers 4.
+        ``[heads]`` or ``[layers, heads]`` multiplies attention weights, as in transformers 4. A
+        list of indices as ``output_hidden_states`` keeps those, and has ``None`` where the
+        others would stand.
         """
         unknown = {name: value for name, value in unknown.items() if value is not None}
         if unknown:
@@ -193,7 +200,7 @@ class EncoderModel(TextMethods):
         rows, length = ids.shape[0], ids.shape[1]
         if self.max_seq_len is not None and length > self.max_seq_len:
             raise InputError(f"the input has {length} tokens, expected at most `max_seq_len` = {self.max_seq_len}")
-        wants_states = self._switch("output_hidden_states", output_hidden_states)
+        wants_states = self._kept("output_hidden_states", output_hidden_states, config["num_layers"] + 1)
         wants_attentions = self._switch("output_attentions", output_attentions)
         dtype = self._result_dtype(as_torch)
         last, inner, attentions = self._engine.forward(
@@ -202,7 +209,7 @@ class EncoderModel(TextMethods):
             mask=_masks.flags(attention_mask, rows, length),
             pad_rows=self.padding,
             head_gains=_head_gains(head_mask, config["num_layers"], config["num_heads"]),
-            hidden_states=wants_states,
+            hidden_states=wants_states is not None,
             attentions=wants_attentions,
             output=_arrays.DTYPES[dtype],
         )
@@ -216,7 +223,7 @@ class EncoderModel(TextMethods):
         last = states(last)
         output = self._output_class()(
             last_hidden_state=last,
-            hidden_states=(*map(states, inner), last) if wants_states else None,
+            hidden_states=_only(wants_states, (*map(states, inner), last)),
             attentions=tuple(map(weights, attentions)) if wants_attentions else None,
         )
         is_dict = self._switch("return_dict", return_dict, default=True)
@@ -227,6 +234,16 @@ class EncoderModel(TextMethods):
             return bool(argument)
         set_to = getattr(self.config, name, None)
         return default if set_to is None else bool(set_to)
+
+    def _kept(self, name: str, argument: bool | list[int] | None, number: int) -> set[int] | None:
+        """Which of ``number`` results to return; ``None`` for no tuple at all."""
+        wanted = getattr(self.config, name, None) if argument is None else argument
+        if not isinstance(wanted, list | tuple):
+            return set(range(number)) if wanted else None
+        for index in wanted:
+            if not isinstance(index, int) or not -number <= index < number:
+                raise InputError(f"`{name}` holds {index!r}, expected indices from {-number} to {number - 1}")
+        return {index % number for index in wanted}
 
     def _output_class(self) -> Any:
         return _outputs.output_class()
@@ -363,6 +380,17 @@ class EncoderModel(TextMethods):
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Does nothing: there are no gradients."""
+
+    def set_attn_implementation(self, attn_implementation: str) -> None:
+        """Notes the name in the config: all of transformers' implementations give the same numbers,
+        and here one fused kernel computes them.
+        """
+        if attn_implementation not in _arguments.ATTENTION:
+            raise InputError(
+                f'Specified `attn_implementation="{attn_implementation}"` is not supported, expected one of '
+                f"{', '.join(_arguments.ATTENTION)}"
+            )
+        self.config._attn_implementation = attn_implementation
 
     def compile(self, *args: Any, **kwargs: Any) -> Any:
         """The model: its kernels were compiled before it was installed."""
@@ -530,6 +558,12 @@ def _torch_module() -> Any:
     except ImportError:
         return _Absent
     return Module
+
+
+def _only(kept: set[int] | None, results: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    if kept is None:
+        return None
+    return tuple(result if index in kept else None for index, result in enumerate(results))
 
 
 def _hf_class(name: str) -> Any:

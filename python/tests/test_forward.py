@@ -200,6 +200,17 @@ def test_output_is_transformers_own(gated: Pair) -> None:
     assert states.is_contiguous() and not states.requires_grad
 
 
+def test_some_of_the_states(gated: Pair) -> None:
+    ids = ids_of(2, 5)
+    ours, theirs = run(gated, ids, output_hidden_states=[0, -1])
+    found, expected = ours.hidden_states, theirs.hidden_states
+    assert [state is None for state in found] == [state is None for state in expected] == [False, True, False]
+    assert_close(found[0], expected[0])
+    assert_close(found[2], expected[2])
+    with pytest.raises(InputError, match="`output_hidden_states` holds 3, expected indices from -3 to 2"):
+        gated.ours(ids, output_hidden_states=[3])
+
+
 def test_config_switches_count(gated: Pair) -> None:
     model = gated.our_class.from_pretrained(gated.folder, output_hidden_states=True, return_dict=False)
     output = model(ids_of(1, 3))

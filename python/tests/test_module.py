@@ -109,6 +109,10 @@ def test_no_training_and_no_other_device(gated: Pair) -> None:
     assert model.eval() is model and model.train(False) is model and model.requires_grad_(False) is model
     assert model.compile(mode="max-autotune") is model
     model.zero_grad()
+    model.set_attn_implementation("sdpa")
+    assert model.config._attn_implementation == "sdpa"
+    with pytest.raises(ValueError, match="`attn_implementation=\"paged\"` is not supported"):
+        model.set_attn_implementation("paged")
     for refused in (model.train, model.requires_grad_, model.cuda, model.double):
         with pytest.raises(UnsupportedError):
             refused()
