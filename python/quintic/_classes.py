@@ -100,6 +100,11 @@ def build(name: str) -> type[EncoderModel]:
         "__doc__": f"{summary}\n\nSee `from_pretrained` and `forward`.{_EXAMPLE.format(name=name)}",
         "_families": families,
         "_hf_name": hf_name,
+        # What a base class says of its layers does not hold for this one.
+        "supports_gradient_checkpointing": False,
+        "_can_compile_fullgraph": False,
+        "_keep_in_fp32_modules": frozenset(),
+        "_keep_in_fp32_modules_strict": frozenset(),
     }
     base = _hf_class(hf_name) or _torch_module()
     if base is _Absent:
@@ -115,7 +120,9 @@ def build(name: str) -> type[EncoderModel]:
 def _refusals(name: str, methods: type, base: type) -> dict[str, Any]:
     own = set(dir(methods)) - set(dir(object))
     names = {inherited for inherited in dir(base) if not inherited.startswith("_")} - own - KEPT
-    refused = {inherited for inherited in names if callable(getattr(base, inherited, None))}
+    found = {inherited: getattr(base, inherited, None) for inherited in names}
+    # Classes are callable, too: that of the config is nothing to refuse.
+    refused = {inherited for inherited, value in found.items() if callable(value) and not isinstance(value, type)}
     return {inherited: _refusal(name, inherited) for inherited in sorted(refused)}
 
 

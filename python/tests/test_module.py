@@ -35,6 +35,7 @@ def test_is_what_programs_ask_for(pair: Pair) -> None:
         if field not in ("dtype", "_name_or_path", "transformers_version", "architectures"):
             assert getattr(model.config, field) == value, field
     assert model.training is False
+    assert model.config_class is type(model.config)
     assert next(model.parameters()).device.type == "cpu"
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
