@@ -31,6 +31,8 @@ KEPT = frozenset(
         "gradient_checkpointing_disable",
         "invert_attention_mask",
         "is_backend_compatible",
+        "is_custom_code",
+        "is_remote_code",
         "modules",
         "named_buffers",
         "named_children",

@@ -30,6 +30,9 @@ SHAPE_FIELDS = (
 )
 
 
+NO_CACHE = ("use_cache", False)
+
+
 class EncoderModel(TextMethods):
     """What all encoder classes share; see :class:`quintic.T5EncoderModel`.
 
@@ -69,7 +72,7 @@ class EncoderModel(TextMethods):
             torch.nn.Module.__init__(self)
             # Whoever holds the model in a module of its own asks that module's parameters for device
             # and type. This one stands for all, and has no values.
-            self._stand_in = torch.nn.Parameter(torch.empty(0, dtype=_arrays.torch_dtype(_arrays.LONG_NAMES[engine.dtype])), requires_grad=False)
+            self._stand_in = torch.nn.Parameter(_nothing(_arrays.LONG_NAMES[engine.dtype]), requires_grad=False)
         if self._saved_as is not None:
             # Pipelines write down this module and the class's name; what they save can then be
             # loaded by whoever has transformers alone.
@@ -181,7 +184,8 @@ class EncoderModel(TextMethods):
         list of indices as ``output_hidden_states`` keeps those, and has ``None`` where the
         others would stand.
         """
-        unknown = {name: value for name, value in unknown.items() if value is not None}
+        # An encoder has no cache to use.
+        unknown = {name: value for name, value in unknown.items() if value is not None and (name, value) != NO_CACHE}
         if unknown:
             raise TypeError(f"forward() got unexpected keyword arguments: {', '.join(unknown)}")
         if (input_ids is None) == (inputs_embeds is None):
@@ -238,8 +242,15 @@ class EncoderModel(TextMethods):
     def _kept(self, name: str, argument: bool | list[int] | None, number: int) -> set[int] | None:
         """Which of ``number`` results to return; ``None`` for no tuple at all."""
         wanted = getattr(self.config, name, None) if argument is None else argument
-        if not isinstance(wanted, list | tuple):
+        if wanted is None or isinstance(wanted, bool):
             return set(range(number)) if wanted else None
+        if isinstance(wanted, int):
+            # As in transformers 5: one of them, but 0 is false.
+            wanted = [wanted] if wanted else []
+        if not isinstance(wanted, list | tuple):
+            raise InputError(f"`{name}` is {wanted!r}, expected True, False or indices")
+        if not wanted:
+            return None
         for index in wanted:
             if not isinstance(index, int) or not -number <= index < number:
                 raise InputError(f"`{name}` holds {index!r}, expected indices from {-number} to {number - 1}")
@@ -329,9 +340,7 @@ class EncoderModel(TextMethods):
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
         """How a module that holds this one moves and casts it."""
-        import torch
-
-        moved = fn(torch.empty(0, dtype=self.dtype))
+        moved = fn(_nothing(self._dtype_name))
         return self.to(moved.device, moved.dtype)
 
     def cpu(self) -> Any:
@@ -446,6 +455,12 @@ class EncoderModel(TextMethods):
 
         return Embedding.from_pretrained(_parameters.embedding(self._engine, self._dtype_name))
 
+    def get_output_embeddings(self) -> None:
+        """None: an encoder has none."""
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the embedding is one."""
+
     @property
     def shared(self) -> Any:
         """As :meth:`get_input_embeddings`."""
@@ -523,6 +538,7 @@ def load(
     _arguments.check_device_map(arguments.pop("device_map", None))
     given_config = arguments.pop("config", None)
     use_safetensors = arguments.pop("use_safetensors", None)
+    attention = arguments.get("attn_implementation")
     switches = {
         switch: arguments.pop(switch)
         for switch in ("output_hidden_states", "output_attentions", "return_dict")
@@ -542,10 +558,21 @@ def load(
     # Without the token, which is nobody's business who reads a pickle.
     model._source = (name, {**files, "token": None})
     model.name_or_path = name
+    if hasattr(model.config, "name_or_path"):
+        model.config.name_or_path = name
+    if attention is not None:
+        model.config._attn_implementation = attention
     for switch, value in switches.items():
         setattr(model.config, switch, value)
     model._choose(choices)
     return model
+
+
+def _nothing(dtype: str) -> Any:
+    """An empty tensor on the CPU, whatever PyTorch's default device is."""
+    import torch
+
+    return torch.empty(0, dtype=_arrays.torch_dtype(dtype), device="cpu")
 
 
 class _Absent:
