@@ -12,7 +12,6 @@ def main() -> int:
     """Runs the command line of this process."""
     # The command computes for seconds without asking Python: Ctrl-C ends it as it ends the binary.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # Python ignores it, and the command would be told of a broken pipe: both ways end quietly.
     return _quintic.run_command(["quintic", *sys.argv[1:]])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from typing import Any
 
 from quintic import _arrays
@@ -133,8 +132,3 @@ def check_format(use_safetensors: Any, found: str | None) -> None:
             f"`use_safetensors` is {use_safetensors}, but the weights found are in {found}: "
             "leave it out, or name a `variant` or `revision` that has the other format"
         )
-
-
-def deprecated(name: str, instead: str) -> None:
-    """Warns as the package that an alias stands for does."""
-    warnings.warn(f"{name} is deprecated, use {instead} instead", DeprecationWarning, stacklevel=4)

@@ -20,7 +20,6 @@ class TextMethods:
 
     _engine: _quintic.Encoder
     _tokenizers: dict[str | None, _quintic.Tokenizer]
-    _forward_padding: str
 
     def encode(
         self,
