@@ -1,0 +1,1 @@
+//! A CUDA device through the driver's own libraries.
