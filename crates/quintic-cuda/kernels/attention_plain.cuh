@@ -58,11 +58,6 @@ QUINTIC_DEVICE void attend_plain(const AttendPlain &p, float *weights, float *sc
     const u64 token = block_x();
     const u32 row = p.token_rows[token];
     T *out = p.out != nullptr ? (T *)p.out + token * p.heads * p.d_kv + head * p.d_kv : nullptr;
-    if (row == NO_ROW) {
-        for (u32 i = thread; out != nullptr && i < p.d_kv; i += PLAIN_THREADS)
-            store(&out[i], 0.0f);
-        return;
-    }
     const u32 first = p.row_starts[row], queries = p.row_starts[row + 1] - first;
     const u32 keys = p.key_lengths != nullptr ? p.key_lengths[row] : queries;
     const PlainQuery<T> own = {p, token, head, row, (u32)token - first, queries, keys, first};

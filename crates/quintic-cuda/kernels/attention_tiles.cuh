@@ -50,14 +50,6 @@ template <typename T, u32 WIDTH> QUINTIC_DEVICE void attend_tiles(const AttendTi
     const Tile tile = p.tiles[block_x()];
     T *out = (T *)p.out + head * WIDTH;
 
-    if (tile.row == NO_ROW) {
-        for (u32 i = thread; i < TILE_QUERIES * (WIDTH / 2u); i += TILE_THREADS) {
-            const u64 token = (u64)tile.first + i / (WIDTH / 2u);
-            if (token < p.tokens) ((u32 *)(out + token * inner))[i % (WIDTH / 2u)] = 0u;
-        }
-        return;
-    }
-
     const u64 first = p.row_starts[tile.row];
     const u32 length = p.row_starts[tile.row + 1u] - (u32)first;
     T *shared = (T *)shared_bytes();

@@ -75,8 +75,8 @@ struct AppendKv {
 
 // Up to 64 queries of one row.
 struct Tile {
-    u32 row;   // NO_ROW: tokens behind the last row, whose result is zeros
-    u32 first; // first query, counted in its row; of NO_ROW, the first token
+    u32 row;
+    u32 first; // first query, counted in its row
 };
 
 // softmax(q k^T + bias) v of packed rows whose q, k and v stand side by side; matrix units.
@@ -85,7 +85,7 @@ struct AttendTiles {
     void *out;               // [tokens, inner]
     const float *bias;       // [heads, 2 * reach + 1] times log2(e), or null
     const Tile *tiles;        // [n_tiles], in any order
-    const u32 *n_tiles;      // how many of them there are
+    const u32 *n_tiles;      // how many there are: blocks behind the last have nothing to do
     const u32 *row_starts;   // [rows + 1]
     const u8 *visible;       // [tokens], 0 for keys that nobody sees, or null
     const u32 *positions;    // [tokens] or null
@@ -93,7 +93,7 @@ struct AttendTiles {
     u32 heads;
     u32 reach;
     u32 causal;
-    u32 tokens; // rows of `out`
+    u32 unused;
 };
 
 // The same one query at a time in f32, for every head width, mask and place of the keys.
@@ -105,7 +105,7 @@ struct AttendPlain {
     float *weights;          // null, or of row r from weight_starts[r] on [heads, n, m]
     const u64 *weight_starts; // [rows]
     const float *bias;       // [heads, 2 * reach + 1] times log2(e), or null
-    const u32 *token_rows;   // [tokens]: the row of each query; NO_ROW: zeros
+    const u32 *token_rows;   // [tokens]: the row of each query
     const u32 *row_starts;   // [rows + 1] of the queries
     const u32 *key_lengths;  // [rows], or null if keys are the queries' tokens
     const u8 *visible;       // MASK_KEYS: [tokens]; MASK_PAIRS: rows' [n, n] end to end
@@ -135,5 +135,3 @@ enum {
     ACT_SIGMOID = 6,
     ACT_LINEAR = 7
 };
-
-#define NO_ROW 0xffffffffu

@@ -13,7 +13,7 @@ typedef unsigned long long u64;
 #define QUINTIC_DEVICE __device__ __forceinline__
 #else
 #include "emulated.h"
-#define QUINTIC_DEVICE static inline
+#define QUINTIC_DEVICE inline
 #endif
 
 #define WARP 32u

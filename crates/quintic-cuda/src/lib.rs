@@ -9,5 +9,8 @@
 pub mod device;
 pub mod driver;
 mod error;
+pub mod kernels;
+pub mod memory;
+pub mod parameters;
 
 pub use error::{Error, Result};
