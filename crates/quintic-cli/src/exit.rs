@@ -16,6 +16,7 @@ pub(crate) fn code(kind: ErrorKind) -> u8 {
         ErrorKind::Input => 8,
         ErrorKind::Unsupported => 9,
         ErrorKind::Download => 10,
+        ErrorKind::Device => 11,
         // What a shell reports for a program that SIGINT ended.
         ErrorKind::Interrupted => 130,
         _ => 1,

@@ -50,7 +50,7 @@ impl Pooling {
     }
 
     pub(crate) fn apply(&self, encoder: &TextEncoder, batch: &Batch) -> Vec<f32> {
-        let mut vectors = encoder.pooled(&batch.packed, self.pool);
+        let mut vectors = encoder.pooled(&batch.packed, self.pool)?;
         if let Some(head) = &self.head {
             vectors = head.apply(vectors, encoder.config().d_model);
         }

@@ -113,6 +113,9 @@ pub struct Product {
     pub alpha: f32,
     /// Whether the product is added to what `out` holds; then `result` is f32.
     pub accumulate: bool,
+    /// Whether this shape will come again, so that the device should find out how it is best
+    /// computed when it sees it first.
+    pub tune: bool,
 }
 
 /// A sequence of launches, products and copies that was recorded and can be run again with the
@@ -189,8 +192,8 @@ pub trait Device: Send + Sync + Debug {
     /// See the [trait](Device).
     unsafe fn launch(&self, launch: &Launch<'_>) -> Result<()>;
 
-    /// Queues a product. The first one of its shape may take long and wait, because the device
-    /// tries out how it is best computed; not while recording.
+    /// Queues a product. The first one of its shape may take long and wait if it is to be tuned;
+    /// while recording nothing is.
     ///
     /// # Safety
     ///

@@ -5,7 +5,7 @@
 //! recorded pass stays valid while the addresses that it uses are free, as long as they are not
 //! given back to the device: a [`Lease`] keeps them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,7 +21,7 @@ const GRAIN: usize = 256;
 /// A device's memory.
 pub struct Memory {
     device: Arc<dyn Device>,
-    free: Mutex<HashMap<usize, Vec<Address>>>,
+    free: Mutex<BTreeMap<usize, Vec<Address>>>,
     leases: AtomicUsize,
 }
 
@@ -48,7 +48,7 @@ impl Memory {
     pub fn new(device: Arc<dyn Device>) -> Arc<Self> {
         Arc::new(Memory {
             device,
-            free: Mutex::new(HashMap::new()),
+            free: Mutex::new(BTreeMap::new()),
             leases: AtomicUsize::new(0),
         })
     }
@@ -66,21 +66,32 @@ impl Memory {
     /// given back.
     pub fn buffer(self: &Arc<Self>, bytes: usize) -> Result<Buffer> {
         let room = bytes.max(1).next_multiple_of(GRAIN);
-        let unused = self.lock().get_mut(&room).and_then(Vec::pop);
-        let address = match unused {
-            Some(address) => address,
+        let (address, room) = match self.unused(room) {
+            Some(found) => found,
             None => match self.device.allocate(room) {
                 Err(crate::Error::OutOfMemory { .. }) if self.trim() => {
-                    self.device.allocate(room)?
+                    (self.device.allocate(room)?, room)
                 }
-                result => result?,
+                result => (result?, room),
             },
         };
         Ok(Buffer {
             memory: Arc::clone(self),
             address,
             bytes,
+            room,
         })
+    }
+
+    /// The smallest unused place that holds so much, if it is not much too large.
+    fn unused(&self, room: usize) -> Option<(Address, usize)> {
+        let mut free = self.lock();
+        let (&found, addresses) = free.range_mut(room..=2 * room).next()?;
+        let address = addresses.pop()?;
+        if addresses.is_empty() {
+            free.remove(&found);
+        }
+        Some((address, found))
     }
 
     /// A buffer with these contents. Not while recording.
@@ -106,7 +117,7 @@ impl Memory {
         if self.leases.load(Ordering::Acquire) > 0 {
             return false;
         }
-        let unused: Vec<(usize, Vec<Address>)> = self.lock().drain().collect();
+        let unused: Vec<(usize, Vec<Address>)> = std::mem::take(&mut *self.lock()).into_iter().collect();
         let mut any = false;
         for (room, addresses) in unused {
             for address in addresses {
@@ -118,7 +129,7 @@ impl Memory {
         any
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<usize, Vec<Address>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<usize, Vec<Address>>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -135,6 +146,8 @@ pub struct Buffer {
     memory: Arc<Memory>,
     address: Address,
     bytes: usize,
+    /// What was allocated for it.
+    room: usize,
 }
 
 impl Buffer {
@@ -258,11 +271,7 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let room = self.bytes.max(1).next_multiple_of(GRAIN);
-        self.memory
-            .lock()
-            .entry(room)
-            .or_default()
-            .push(self.address);
+        let mut free = self.memory.lock();
+        free.entry(self.room).or_default().push(self.address);
     }
 }

@@ -27,13 +27,15 @@ pub enum ErrorKind {
     Unsupported,
     /// A download from a model hub failed.
     Download,
+    /// A device failed, or its memory gave out.
+    Device,
     /// The caller asked for an end before there was a result.
     Interrupted,
 }
 
 impl ErrorKind {
     /// Every kind, for tables that must cover them all.
-    pub const ALL: [ErrorKind; 9] = [
+    pub const ALL: [ErrorKind; 10] = [
         ErrorKind::Io,
         ErrorKind::NotFound,
         ErrorKind::Config,
@@ -42,6 +44,7 @@ impl ErrorKind {
         ErrorKind::Input,
         ErrorKind::Unsupported,
         ErrorKind::Download,
+        ErrorKind::Device,
         ErrorKind::Interrupted,
     ];
 }

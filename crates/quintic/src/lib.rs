@@ -17,10 +17,10 @@
 //!
 //! // Rows of different length are laid end to end; there is no padding.
 //! let batch = PackedBatch::from_rows(&rows, encoder.config().vocab_size)?;
-//! let states = encoder.hidden_states(&batch, false).last;
+//! let states = encoder.hidden_states(&batch, false)?.last;
 //! assert_eq!(states.len(), (3 + 6) * encoder.config().d_model);
 //!
-//! let vectors = encoder.pooled(&batch, Pool::Mean);
+//! let vectors = encoder.pooled(&batch, Pool::Mean)?;
 //! assert_eq!(vectors.len(), 2 * encoder.config().d_model);
 //! # Ok(())
 //! # }

@@ -109,14 +109,14 @@ impl<B: Backend> Encode for Encoder<B> {
     fn run(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<HiddenStates> {
         let encoded = self.encode(batch, pass)?;
         Ok(HiddenStates {
-            last: self.backend().read_stream(&encoded.last),
+            last: self.backend().read_stream(&encoded.last)?,
             inner: encoded.inner,
             attentions: encoded.attentions,
         })
     }
 
     fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>> {
-        Ok(self.pool(&self.encode(batch, pass)?, batch, pool))
+        self.pool(&self.encode(batch, pass)?, batch, pool)
     }
 
     fn backend_name(&self) -> &'static str {
@@ -290,17 +290,25 @@ impl TextEncoder {
 
     /// Hidden states of every token of `batch`; `keep_inner` also keeps those between the
     /// layers.
-    pub fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> HiddenStates {
+    ///
+    /// # Errors
+    ///
+    /// As [`TextEncoder::run`]; on the CPU there is none.
+    pub fn hidden_states(&self, batch: &PackedBatch, keep_inner: bool) -> Result<HiddenStates> {
         let pass = Pass {
             keep_inner,
             ..Pass::default()
         };
-        sure(self.run(batch, &pass))
+        self.run(batch, &pass)
     }
 
     /// One vector a row, `[rows, d_model]`.
-    pub fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
-        sure(self.run_pooled(batch, pool, &Pass::default()))
+    ///
+    /// # Errors
+    ///
+    /// As [`TextEncoder::run`]; on the CPU there is none.
+    pub fn pooled(&self, batch: &PackedBatch, pool: Pool) -> Result<Vec<f32>> {
+        self.run_pooled(batch, pool, &Pass::default())
     }
 
     /// Hidden states of every token of `batch`, and what else `pass` asks for.
@@ -408,14 +416,6 @@ impl TextEncoder {
             }
         }
         Ok(results)
-    }
-}
-
-/// The result of a pass that nobody can interrupt and that was given no lists.
-fn sure<T>(result: Result<T>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(error) => unreachable!("a pass without a way to fail failed: {error}"),
     }
 }
 

@@ -35,7 +35,7 @@ fn rows(vocab_size: usize) -> Vec<Vec<u32>> {
 
 fn encode(encoder: &TextEncoder, rows: &[Vec<u32>]) -> Vec<Vec<f32>> {
     let batch = PackedBatch::from_rows(rows, encoder.config().vocab_size).unwrap();
-    let states = encoder.hidden_states(&batch, false).last;
+    let states = encoder.hidden_states(&batch, false).unwrap().last;
     let d_model = encoder.config().d_model;
     batch
         .row_starts()
@@ -81,7 +81,7 @@ fn padding_on_either_side_changes_no_bit_of_a_real_token() {
                 let batch = PaddedBatch::new(ids, 1, len, mask).unwrap();
                 for pad_rows in [PadRows::Zero, PadRows::Compute] {
                     let (packed, layout) = batch.pack(pad_rows, vocab_size).unwrap();
-                    let states = encoder.hidden_states(&packed, false).last;
+                    let states = encoder.hidden_states(&packed, false).unwrap().last;
                     let padded = layout.unpack(&states, d_model);
                     let found = &padded[real.start * d_model..real.end * d_model];
                     assert_eq!(
@@ -117,7 +117,7 @@ fn documents_equal_rows_of_their_own() {
     let batch = PaddedBatch::new(ids, 1, len, PaddedMask::Documents(documents)).unwrap();
     for pad_rows in [PadRows::Zero, PadRows::Compute] {
         let (packed, layout) = batch.pack(pad_rows, vocab_size).unwrap();
-        let states = encoder.hidden_states(&packed, false).last;
+        let states = encoder.hidden_states(&packed, false).unwrap().last;
         assert_eq!(layout.unpack(&states, d_model), expected, "{pad_rows:?}");
     }
 }
@@ -129,9 +129,9 @@ fn pooled_vectors_are_the_pools_of_the_states() {
     let batch = PackedBatch::from_rows(&rows, encoder.config().vocab_size).unwrap();
     let d_model = encoder.config().d_model;
     let states = encode(&encoder, &rows);
-    let first = encoder.pooled(&batch, Pool::First);
-    let last = encoder.pooled(&batch, Pool::Last);
-    let mean = encoder.pooled(&batch, Pool::Mean);
+    let first = encoder.pooled(&batch, Pool::First).unwrap();
+    let last = encoder.pooled(&batch, Pool::Last).unwrap();
+    let mean = encoder.pooled(&batch, Pool::Mean).unwrap();
     for (row, states) in states.iter().enumerate() {
         let at = row * d_model..(row + 1) * d_model;
         if states.is_empty() {
@@ -168,7 +168,7 @@ fn planned_batches_give_every_row_what_it_is_alone() {
                 for (row, vector) in rows.iter().zip(vectors) {
                     let vocab_size = encoder.config().vocab_size;
                     let batch = PackedBatch::from_rows(&[row], vocab_size).unwrap();
-                    assert_eq!(vector, encoder.pooled(&batch, pool));
+                    assert_eq!(vector, encoder.pooled(&batch, pool).unwrap());
                     assert_eq!(vector.len(), d_model);
                 }
             }

@@ -96,7 +96,8 @@ fn run_case(encoder: &Encoder<Cpu>, config: &T5Config, model: &str, case: &str) 
     let (packed, layout) = padded.pack(PadRows::Compute, config.vocab_size).unwrap();
     let last = encoder
         .backend()
-        .read_stream(&encoder.encode(&packed, &Pass::default()).unwrap().last);
+        .read_stream(&encoder.encode(&packed, &Pass::default()).unwrap().last)
+        .unwrap();
     layout.unpack(&last, config.d_model)
 }
 
@@ -105,6 +106,7 @@ fn last_state(encoder: &Encoder<Cpu>, config: &T5Config, ids: &[u32]) -> Vec<f32
     encoder
         .backend()
         .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last)
+        .unwrap()
 }
 
 /// Bounds are of the relative root mean square. f32: these models have at most 3 layers and
@@ -175,6 +177,7 @@ fn a_row_has_the_same_bits_in_any_company_and_on_any_number_of_threads() {
                     encoder
                         .backend()
                         .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last)
+                        .unwrap()
                 };
                 let together = all(&encoder);
                 assert_eq!(all(&threaded), together, "{isa} {dtype:?} {model}: threads");
@@ -222,7 +225,7 @@ fn shared_padding_has_the_bits_of_whole_rows() {
                         .pack_sharing(PadRows::Compute, vocab_size, reach)
                         .unwrap();
                     let encoded = encoder.encode(&packed, &Pass::default()).unwrap();
-                    let states = encoder.backend().read_stream(&encoded.last);
+                    let states = encoder.backend().read_stream(&encoded.last).unwrap();
                     (packed.n_tokens(), layout.unpack(&states, config.d_model))
                 });
                 assert!(shared.0 < whole.0);

@@ -36,7 +36,7 @@ fn real(batch: &PaddedBatch) -> Vec<bool> {
 fn states(encoder: &TextEncoder, batch: &PaddedBatch, pad_rows: PadRows) -> Vec<Vec<f32>> {
     let config = encoder.config();
     let (packed, layout) = batch.pack(pad_rows, config.vocab_size).unwrap();
-    let states = encoder.hidden_states(&packed, true);
+    let states = encoder.hidden_states(&packed, true).unwrap();
     let mut all = states.inner;
     all.push(states.last);
     all.iter()

@@ -151,7 +151,8 @@ fn states(cpu: Cpu, checkpoint: &Checkpoint) -> quintic::Result<Vec<f32>> {
     let batch = PackedBatch::from_rows(&rows, 50)?;
     let states = encoder
         .backend()
-        .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last);
+        .read_stream(&encoder.encode(&batch, &Pass::default()).unwrap().last)
+        .unwrap();
     assert!(states.iter().all(|value| value.is_finite()));
     Ok(states)
 }

@@ -120,15 +120,15 @@ fn embeddings_take_the_place_of_the_tables_rows() {
                     keep_inner: true,
                     ..Pass::default()
                 };
-                let expected = encoder.hidden_states(&batch, true);
+                let expected = encoder.hidden_states(&batch, true).unwrap();
                 assert_eq!(encoder.run(&batch, &pass).unwrap(), expected);
                 assert_eq!(expected.inner[0], embeddings);
                 let pooled = encoder.run_pooled(&batch, Pool::Mean, &pass).unwrap();
-                assert_eq!(pooled, encoder.pooled(&batch, Pool::Mean));
+                assert_eq!(pooled, encoder.pooled(&batch, Pool::Mean).unwrap());
                 if batch == ragged() {
                     let blank = PackedBatch::from_rows(&rows, VOCAB).unwrap();
                     assert_eq!(encoder.run(&blank, &pass).unwrap(), expected);
-                    assert_ne!(encoder.hidden_states(&blank, true), expected);
+                    assert_ne!(encoder.hidden_states(&blank, true).unwrap(), expected);
                 }
             }
         }
@@ -183,7 +183,7 @@ fn a_pass_with_everything_equals_the_reference() {
                     assert!(rest.is_empty());
                 }
                 // What is kept changes nothing, and gains do.
-                let plain = reference.hidden_states(batch, true);
+                let plain = reference.hidden_states(batch, true).unwrap();
                 assert_eq!(head_gains.is_none(), plain.last == exact.last, "{case}");
                 let without = Pass {
                     keep_inner: false,
@@ -219,7 +219,10 @@ fn gains_of_one_change_no_bit_and_gains_of_zero_silence() {
                         };
                         encoder.run(&batch, &pass).unwrap()
                     };
-                    assert_eq!(with(1.0).last, encoder.hidden_states(&batch, false).last);
+                    assert_eq!(
+                        with(1.0).last,
+                        encoder.hidden_states(&batch, false).unwrap().last
+                    );
                     let silent = with(0.0);
                     assert!(
                         silent
@@ -291,7 +294,7 @@ fn an_interrupted_encoder_stays_as_it_was() {
     for backend in BACKENDS {
         let encoder = load(config, backend);
         let batch = ragged();
-        let expected = encoder.hidden_states(&batch, false);
+        let expected = encoder.hidden_states(&batch, false).unwrap();
         let asked = AtomicUsize::new(0);
         let run = |n: usize| -> quintic::Result<HiddenStates> {
             let interrupted = after(n, &asked);
@@ -315,7 +318,7 @@ fn an_interrupted_encoder_stays_as_it_was() {
             let error = run(n).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Interrupted);
             assert_eq!(asked.load(Ordering::Relaxed), n + 1, "once a layer");
-            assert_eq!(encoder.hidden_states(&batch, false), expected);
+            assert_eq!(encoder.hidden_states(&batch, false).unwrap(), expected);
         }
         assert_eq!(run(config.num_layers).unwrap(), expected);
 
@@ -329,7 +332,7 @@ fn an_interrupted_encoder_stays_as_it_was() {
             encoder.run(&batch, &pass).is_ok()
         }));
         assert!(caught.is_err());
-        assert_eq!(encoder.hidden_states(&batch, false), expected);
+        assert_eq!(encoder.hidden_states(&batch, false).unwrap(), expected);
     }
 }
 
@@ -455,7 +458,7 @@ fn padded_states(
     reach: Option<usize>,
 ) -> (Vec<Vec<f32>>, usize) {
     let (packed, layout) = batch.pack_sharing(PadRows::Compute, VOCAB, reach).unwrap();
-    let states = encoder.hidden_states(&packed, true);
+    let states = encoder.hidden_states(&packed, true).unwrap();
     let all = states.inner.iter().chain([&states.last]);
     let d_model = encoder.config().d_model;
     (

@@ -183,7 +183,7 @@ fn plan(
 /// The last hidden states, then (if asked for) all of them.
 fn states(encoder: &TextEncoder, batch: &Batch, all: bool) -> Vec<Vec<f32>> {
     let d_model = encoder.config().d_model;
-    let states = encoder.hidden_states(&batch.packed, all);
+    let states = encoder.hidden_states(&batch.packed, all)?;
     let place = |values: Vec<f32>| match &batch.layout {
         Some(layout) => layout.unpack(&values, d_model),
         None => values,

@@ -214,7 +214,7 @@ fn runs(encoder: &TextEncoder) -> String {
         Ok(batch) => batch,
         Err(e) => return in_a_line(&e),
     };
-    let states = encoder.hidden_states(&batch, false);
+    let states = encoder.hidden_states(&batch, false)?;
     let surplus: Vec<&str> = encoder.surplus_tensors().collect();
     match (
         states.last.iter().all(|value| value.is_finite()),

@@ -14,7 +14,7 @@ fn expected(model: &Model, texts: &[&str]) -> Vec<f32> {
 
 fn expected_ids(model: &Model, ids: &[Vec<u32>]) -> Vec<f32> {
     let batch = PackedBatch::from_rows(ids, 384).unwrap();
-    model.encoder().hidden_states(&batch, false).last
+    model.encoder().hidden_states(&batch, false).unwrap().last
 }
 
 fn starts(ids: &[Vec<u32>]) -> Vec<i64> {
@@ -158,7 +158,7 @@ fn every_hidden_state() {
         .good();
     let ids = model.ids(&TEXTS);
     let batch = PackedBatch::from_rows(&ids, 384).unwrap();
-    let states = model.encoder().hidden_states(&batch, true);
+    let states = model.encoder().hidden_states(&batch, true).unwrap();
     let state = |name: &str| model.floats("out.safetensors", name).1;
     assert_eq!(state("hidden_states.0"), states.inner[0]);
     assert_eq!(state("hidden_states.1"), states.inner[1]);

@@ -15,7 +15,10 @@ fn flags(mask: &[i64]) -> Vec<bool> {
 fn expected(model: &Model, ids: &[i64], len: usize, mask: PaddedMask, pad: PadRows) -> Vec<f32> {
     let batch = PaddedBatch::new(ids.to_vec(), ids.len() / len, len, mask).unwrap();
     let (packed, layout) = batch.pack(pad, 384).unwrap();
-    layout.unpack(&model.encoder().hidden_states(&packed, false).last, 8)
+    layout.unpack(
+        &model.encoder().hidden_states(&packed, false).unwrap().last,
+        8,
+    )
 }
 
 fn encode(

@@ -8,7 +8,7 @@ use super::support::{Model, run, write_integers};
 
 fn values(model: &Model, text: &str) -> Vec<f32> {
     let batch = PackedBatch::from_rows(&model.ids(&[text]), 384).unwrap();
-    model.encoder().hidden_states(&batch, false).last
+    model.encoder().hidden_states(&batch, false).unwrap().last
 }
 
 fn vectors(value: &Value) -> Vec<f32> {

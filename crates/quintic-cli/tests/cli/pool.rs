@@ -24,7 +24,7 @@ fn pooling() {
             .good();
         let (shape, values) = model.floats("out.safetensors", "embeddings");
         assert_eq!(shape, [3, 8]);
-        let mut expected = encoder.pooled(&batch, pool);
+        let mut expected = encoder.pooled(&batch, pool).unwrap();
         assert_eq!(values, expected, "{name}");
         assert_eq!(model.tensors("out.safetensors").entries().len(), 1);
 
@@ -83,7 +83,7 @@ fn the_models_own_pooling() {
         let batch = PackedBatch::from_rows(&[ids], 384).unwrap();
         let encoder = model.encoder();
         let head = encoder.sentence_head().unwrap().unwrap();
-        head.apply(encoder.pooled(&batch, Pool::Mean), 8)
+        head.apply(encoder.pooled(&batch, Pool::Mean).unwrap(), 8)
     };
     let (shape, values) = model.floats("out.safetensors", "embeddings");
     assert_eq!((shape, values), (vec![1, 2], pooled(ids)));

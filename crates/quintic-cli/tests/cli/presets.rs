@@ -9,7 +9,7 @@ fn expected(model: &Model, ids: &[i64], rows: usize, mask: PaddedMask, pads: Pad
     let batch = PaddedBatch::new(ids.to_vec(), rows, ids.len() / rows, mask).unwrap();
     let encoder = model.encoder();
     let (packed, layout) = batch.pack(pads, encoder.config().vocab_size).unwrap();
-    let states = encoder.hidden_states(&packed, false).last;
+    let states = encoder.hidden_states(&packed, false).unwrap().last;
     layout.unpack(&states, encoder.config().d_model)
 }
 

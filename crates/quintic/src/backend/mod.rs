@@ -12,17 +12,23 @@
 //! Shapes in the docs use one alphabet: `tokens` (of all rows of a batch), `rows`,
 //! `d_model`, `n_heads`, `d_kv`, `d_ff`, `vocab`.
 //!
+//! A backend may queue its work and go on: what it queues cannot fail for the caller, and an
+//! error (the device's memory gave out, say) travels in the buffers that it left without
+//! contents, until one of them is read. So only operations whose result reaches the host return
+//! errors.
+//!
 //! Lengths that disagree are the caller's bug and panic with the numbers: [`crate::model`]
 //! is the only caller, and it has checked files and batches before.
 
 mod buckets;
 mod choose;
 pub mod cpu;
+pub mod cuda;
 mod pool;
 pub mod reference;
 
 use crate::Result;
-use crate::batch::Mask;
+use crate::batch::{Mask, PackedBatch};
 use crate::checkpoint::PackedEntry;
 use crate::config::Activation;
 use crate::tensor::Tensor;
@@ -239,6 +245,29 @@ pub trait Backend: Send + Sync {
         self.operand(tokens, columns)
     }
 
+    /// Runs a whole pass: `queue` queues its operations for the batch that it is given, and
+    /// returns the last stream. `encoder` is the same for passes through the same weights.
+    ///
+    /// A `repeatable` pass is one that depends on nothing but its batch. A backend may keep what
+    /// was queued for one, and queue that again for a batch of the same form in place of calling
+    /// `queue`. It may call `queue` with another batch than `batch`: without its empty rows and
+    /// with one more row at the end. The stream that it returns begins with the tokens of
+    /// `batch`.
+    ///
+    /// # Errors
+    ///
+    /// Those of `queue`, and whatever the backend met on the way.
+    fn pass(
+        &self,
+        encoder: u64,
+        batch: &PackedBatch,
+        repeatable: bool,
+        queue: &mut dyn FnMut(&PackedBatch) -> Result<Self::Stream>,
+    ) -> Result<Self::Stream> {
+        let _ = (encoder, repeatable);
+        queue(batch)
+    }
+
     /// An empty cache for `rows` rows of one attention layer.
     fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> Self::KvCache;
 
@@ -275,7 +304,7 @@ pub trait Backend: Send + Sync {
     /// each row of `n` queries and `m` keys `[n_heads, n, m]`, rows end to end. To be looked at:
     /// nothing in a pass reads them, and they are not rounded to the type that values are
     /// weighed in.
-    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Vec<f32>;
+    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Result<Vec<f32>>;
 
     /// Appends to each row of `cache` the keys and values that stand in `kv` from column
     /// `first_column` on (`n_heads * d_kv` of each), rows as in `row_starts`.
@@ -291,14 +320,14 @@ pub trait Backend: Send + Sync {
     fn logits(&self, x: &Self::Stream, head: &Self::Matrix, scale: f32) -> Self::Logits;
 
     /// Picks tokens for each row.
-    fn choose(&self, logits: &Self::Logits, choice: Choice<'_>) -> Vec<Vec<Chosen>>;
+    fn choose(&self, logits: &Self::Logits, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>>;
 
     /// One vector a row, `[rows, d_model]`; zeros for an empty row.
-    fn pool(&self, x: &Self::Stream, row_starts: &[usize], pool: Pool) -> Vec<f32>;
+    fn pool(&self, x: &Self::Stream, row_starts: &[usize], pool: Pool) -> Result<Vec<f32>>;
 
     /// A copy of the stream in host memory, `[tokens, d_model]`.
-    fn read_stream(&self, x: &Self::Stream) -> Vec<f32>;
+    fn read_stream(&self, x: &Self::Stream) -> Result<Vec<f32>>;
 
     /// A copy of the logits in host memory, `[rows, vocab]`.
-    fn read_logits(&self, logits: &Self::Logits) -> Vec<f32>;
+    fn read_logits(&self, logits: &Self::Logits) -> Result<Vec<f32>>;
 }

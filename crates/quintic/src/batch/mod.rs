@@ -61,6 +61,36 @@ impl PackedBatch {
         })
     }
 
+    /// The same rows without the empty ones, and behind them one more of id 0 that fills it up to
+    /// `tokens`; `None` for a batch with [`Mask::Pairs`], which is not worth it.
+    pub(crate) fn filled_up(&self, tokens: usize) -> Option<Self> {
+        let n_more = tokens - self.n_tokens();
+        let fill = |mut values: Vec<u32>| {
+            values.resize(tokens, 0);
+            values
+        };
+        let mask = match &self.mask {
+            Mask::Full => Mask::Full,
+            Mask::Keys(flags) => {
+                let mut flags = flags.clone();
+                flags.resize(tokens, true);
+                Mask::Keys(flags)
+            }
+            Mask::Pairs(_) => return None,
+        };
+        let mut row_starts = self.row_starts.clone();
+        row_starts.dedup();
+        if n_more > 0 {
+            row_starts.push(tokens);
+        }
+        Some(PackedBatch {
+            ids: fill(self.ids.clone()),
+            row_starts,
+            positions: self.positions.clone().map(fill),
+            mask,
+        })
+    }
+
     /// Token ids, `[tokens]`.
     pub fn ids(&self) -> &[u32] {
         &self.ids

@@ -1,5 +1,7 @@
 //! The encoder stack: which operation follows which.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::Result;
 use crate::backend::{Attention, Backend, Epilogue, Keys, Pool, Visible};
 use crate::batch::PackedBatch;
@@ -9,8 +11,12 @@ use super::TakeTensor;
 use super::pass::{Pass, go_on};
 use super::weights::{EncoderWeights, LayerParts, Part};
 
+static N_ENCODERS: AtomicU64 = AtomicU64::new(0);
+
 /// A loaded text encoder on some backend.
 pub struct Encoder<B: Backend> {
+    /// No other encoder of this process has it.
+    number: u64,
     backend: B,
     config: T5Config,
     embedding: B::Table,
@@ -62,6 +68,7 @@ impl<B: Backend> Encoder<B> {
             .collect::<Result<_>>()?;
         let final_norm = backend.prepare_gain(weights.take_final_norm(source)?)?;
         Ok(Encoder {
+            number: N_ENCODERS.fetch_add(1, Ordering::Relaxed),
             backend,
             config,
             embedding,
@@ -88,8 +95,32 @@ impl<B: Backend> Encoder<B> {
     /// [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted) if it is. An encoder is as
     /// useful after an error as before.
     pub fn encode(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<Encoded<B>> {
+        pass.check(batch, &self.config)?;
+        go_on(pass.interrupted)?;
+        let (mut inner, mut attentions) = (Vec::new(), Vec::new());
+        let last = self
+            .backend
+            .pass(self.number, batch, pass.is_plain(), &mut |batch| {
+                inner.clear();
+                attentions.clear();
+                self.queue(batch, pass, &mut inner, &mut attentions)
+            })?;
+        Ok(Encoded {
+            last,
+            inner,
+            attentions,
+        })
+    }
+
+    /// The operations of a pass, one after the other.
+    fn queue(
+        &self,
+        batch: &PackedBatch,
+        pass: &Pass<'_>,
+        inner: &mut Vec<Vec<f32>>,
+        attentions: &mut Vec<Vec<f32>>,
+    ) -> Result<B::Stream> {
         let (backend, config) = (&self.backend, &self.config);
-        pass.check(batch, config)?;
         let tokens = batch.n_tokens();
         let mut x = match pass.embeddings {
             Some(values) => backend.stream(tokens, config.d_model, values),
@@ -99,13 +130,12 @@ impl<B: Backend> Encoder<B> {
         let mut qkv = backend.attention_operand(tokens, 3 * config.inner_dim());
         let mut heads = backend.operand(tokens, config.inner_dim());
         let mut hidden = backend.operand(tokens, config.d_ff);
-        let (mut inner, mut attentions) = (Vec::new(), Vec::new());
         let mut bias = None;
 
         for (layer_idx, layer) in self.layers.iter().enumerate() {
             go_on(pass.interrupted)?;
             if pass.keep_inner {
-                inner.push(backend.read_stream(&x));
+                inner.push(backend.read_stream(&x)?);
             }
             bias = layer.bias.as_ref().or(bias);
 
@@ -128,7 +158,7 @@ impl<B: Backend> Encoder<B> {
                 head_gains: pass.gains_of(layer_idx, config.num_heads),
             };
             if pass.keep_attentions {
-                attentions.push(backend.attention_weights(&attention));
+                attentions.push(backend.attention_weights(&attention)?);
             }
             backend.attend(&attention, &mut heads);
             backend.linear(&heads, &layer.output, Epilogue::Add(&mut x));
@@ -147,16 +177,15 @@ impl<B: Backend> Encoder<B> {
             backend.linear(&normed, &layer.feed_forward_in, epilogue);
             backend.linear(&hidden, &layer.feed_forward_out, Epilogue::Add(&mut x));
         }
-        let last = backend.rms_norm_last(&x, &self.final_norm, config.layer_norm_epsilon);
-        Ok(Encoded {
-            last,
-            inner,
-            attentions,
-        })
+        Ok(backend.rms_norm_last(&x, &self.final_norm, config.layer_norm_epsilon))
     }
 
     /// One vector a row of `batch`, `[rows, d_model]`.
-    pub fn pool(&self, encoded: &Encoded<B>, batch: &PackedBatch, pool: Pool) -> Vec<f32> {
+    ///
+    /// # Errors
+    ///
+    /// What the backend met on the way.
+    pub fn pool(&self, encoded: &Encoded<B>, batch: &PackedBatch, pool: Pool) -> Result<Vec<f32>> {
         self.backend.pool(&encoded.last, batch.row_starts(), pool)
     }
 }

@@ -79,6 +79,14 @@ impl Pass<'_> {
         )
     }
 
+    /// Whether it depends on nothing but its batch, and keeps nothing.
+    pub(super) fn is_plain(&self) -> bool {
+        self.embeddings.is_none()
+            && self.head_gains.is_none()
+            && !self.keep_inner
+            && !self.keep_attentions
+    }
+
     /// Factors of the heads of a layer.
     pub(super) fn gains_of(&self, layer: usize, n_heads: usize) -> Option<&[f32]> {
         self.head_gains

@@ -209,9 +209,9 @@ fn encoder() -> &'static Encoder<Reference> {
 fn encode(packed: &PackedBatch) -> Vec<f32> {
     let encoder = encoder();
     let encoded = encoder.encode(packed, &Pass::default()).unwrap();
-    let pooled = encoder.pool(&encoded, packed, Pool::Mean);
+    let pooled = encoder.pool(&encoded, packed, Pool::Mean).unwrap();
     assert_eq!(pooled.len(), packed.n_rows() * D_MODEL);
-    let last = encoder.backend().read_stream(&encoded.last);
+    let last = encoder.backend().read_stream(&encoded.last).unwrap();
     assert!(pooled.iter().chain(&last).all(|value| value.is_finite()));
     last
 }

@@ -138,7 +138,7 @@ impl<'a> Bench<'a> {
         let batch = PackedBatch::from_rows(&rows, slice.vocab_size)?;
         let states = |backend, compute: &Compute| -> Result<Vec<f32>> {
             let loaded = self.subject.load(slice.clone(), backend, compute)?;
-            Ok(loaded.encoder.hidden_states(&batch, false).last)
+            Ok(loaded.encoder.hidden_states(&batch, false)?.last)
         };
         // The chosen backend first: what it refuses needs no reference.
         let ours = states(self.backend, &self.compute)?;
@@ -169,7 +169,7 @@ impl<'a> Bench<'a> {
     /// One pass, in seconds.
     fn timed(&self, loaded: &Loaded) -> (f64, Vec<f32>) {
         let started = Instant::now();
-        let states = loaded.encoder.hidden_states(&self.workload.batch, false);
+        let states = loaded.encoder.hidden_states(&self.workload.batch, false)?;
         (started.elapsed().as_secs_f64(), states.last)
     }
 

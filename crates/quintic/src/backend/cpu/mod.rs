@@ -364,8 +364,8 @@ impl Backend for Cpu {
         attention::attend(&self.kernels, attention, out);
     }
 
-    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Vec<f32> {
-        attention::weights(&self.kernels, attention)
+    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Result<Vec<f32>> {
+        Ok(attention::weights(&self.kernels, attention))
     }
 
     fn append_kv(
@@ -393,20 +393,20 @@ impl Backend for Cpu {
         out
     }
 
-    fn choose(&self, logits: &Stream, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
-        choose(logits.values(), logits.columns(), choice)
+    fn choose(&self, logits: &Stream, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>> {
+        Ok(choose(logits.values(), logits.columns(), choice))
     }
 
-    fn pool(&self, x: &Stream, row_starts: &[usize], how: Pool) -> Vec<f32> {
-        pool(x.values(), x.columns(), row_starts, how)
+    fn pool(&self, x: &Stream, row_starts: &[usize], how: Pool) -> Result<Vec<f32>> {
+        Ok(pool(x.values(), x.columns(), row_starts, how))
     }
 
-    fn read_stream(&self, x: &Stream) -> Vec<f32> {
-        x.values().to_vec()
+    fn read_stream(&self, x: &Stream) -> Result<Vec<f32>> {
+        Ok(x.values().to_vec())
     }
 
-    fn read_logits(&self, logits: &Stream) -> Vec<f32> {
-        logits.values().to_vec()
+    fn read_logits(&self, logits: &Stream) -> Result<Vec<f32>> {
+        Ok(logits.values().to_vec())
     }
 }
 

@@ -195,8 +195,8 @@ impl Backend for Reference {
         attention::attend(attention, out);
     }
 
-    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Vec<f32> {
-        attention::weights(attention)
+    fn attention_weights(&self, attention: &Attention<'_, Self>) -> Result<Vec<f32>> {
+        Ok(attention::weights(attention))
     }
 
     fn append_kv(&self, cache: &mut KvCache, kv: &Rows, first_column: usize, row_starts: &[usize]) {
@@ -207,20 +207,20 @@ impl Backend for Reference {
         product::logits(x, head, scale)
     }
 
-    fn choose(&self, logits: &Rows, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
-        choose(&logits.data, logits.columns, choice)
+    fn choose(&self, logits: &Rows, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>> {
+        Ok(choose(&logits.data, logits.columns, choice))
     }
 
-    fn pool(&self, x: &Rows, row_starts: &[usize], how: Pool) -> Vec<f32> {
-        pool(&x.data, x.columns, row_starts, how)
+    fn pool(&self, x: &Rows, row_starts: &[usize], how: Pool) -> Result<Vec<f32>> {
+        Ok(pool(&x.data, x.columns, row_starts, how))
     }
 
-    fn read_stream(&self, x: &Rows) -> Vec<f32> {
-        x.data.clone()
+    fn read_stream(&self, x: &Rows) -> Result<Vec<f32>> {
+        Ok(x.data.clone())
     }
 
-    fn read_logits(&self, logits: &Rows) -> Vec<f32> {
-        logits.data.clone()
+    fn read_logits(&self, logits: &Rows) -> Result<Vec<f32>> {
+        Ok(logits.data.clone())
     }
 }
 
