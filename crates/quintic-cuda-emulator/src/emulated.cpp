@@ -148,49 +148,48 @@ void run_lane(u32 number) {
     quintic_change_stack(&block->scheduler, lane.stack_pointer);
 }
 
+// Runs the lanes of a warp until each waits for the block or is done.
+void run_warp(u32 first, bool backwards) {
+    for (;;) {
+        for (u32 i = 0; i < 32; i++) {
+            const u32 number = first + (backwards ? 31 - i : i);
+            if (block->lanes[number].state == RUNS) run_lane(number);
+        }
+        u32 meeting = 0;
+        void *arguments[32];
+        for (u32 i = 0; i < 32; i++) {
+            Lane &lane = block->lanes[first + i];
+            meeting += lane.state == AT_WARP;
+            arguments[i] = lane.argument;
+        }
+        if (meeting == 0) return;
+        if (meeting != 32) give_up("some lanes of a warp meet and others do not");
+        for (u32 i = 1; i < 32; i++)
+            if (block->lanes[first + i].work != block->lanes[first].work)
+                give_up("lanes of a warp meet in different instructions");
+        block->lanes[first].work(arguments);
+        for (u32 i = 0; i < 32; i++) block->lanes[first + i].state = RUNS;
+    }
+}
+
 // Runs all lanes of the block to their end.
 void run_block(u32 threads, bool backwards) {
     for (u32 i = 0; i < threads; i++)
         prepare(block->lanes[i], block->stacks.data() + (size_t)i * STACK_BYTES);
     for (;;) {
-        bool moved = false, all_done = true;
+        // A warp runs on alone for as long as it can: nobody else has come to a barrier that a
+        // kernel forgot.
+        const u32 warps = threads / 32;
+        for (u32 i = 0; i < warps; i++) run_warp((backwards ? warps - 1 - i : i) * 32, backwards);
         u32 at_block = 0, done = 0;
-        for (u32 i = 0; i < threads; i++) {
-            const u32 number = backwards ? threads - 1 - i : i;
-            if (block->lanes[number].state == RUNS) {
-                run_lane(number);
-                moved = true;
-            }
+        for (const Lane &lane : block->lanes) {
+            at_block += lane.state == AT_BLOCK;
+            done += lane.state == DONE;
         }
-        for (u32 warp = 0; warp < threads; warp += 32) {
-            u32 meeting = 0;
-            void *arguments[32];
-            for (u32 i = 0; i < 32; i++) {
-                Lane &lane = block->lanes[warp + i];
-                meeting += lane.state == AT_WARP;
-                arguments[i] = lane.argument;
-            }
-            if (meeting == 32) {
-                for (u32 i = 1; i < 32; i++)
-                    if (block->lanes[warp + i].work != block->lanes[warp].work)
-                        give_up("lanes of a warp meet in different instructions");
-                block->lanes[warp].work(arguments);
-                for (u32 i = 0; i < 32; i++) block->lanes[warp + i].state = RUNS;
-                moved = true;
-            }
-        }
-        for (u32 i = 0; i < threads; i++) {
-            at_block += block->lanes[i].state == AT_BLOCK;
-            done += block->lanes[i].state == DONE;
-            all_done = all_done && block->lanes[i].state == DONE;
-        }
-        if (all_done) break;
-        if (at_block > 0 && at_block + done == threads) {
-            for (Lane &lane : block->lanes)
-                if (lane.state == AT_BLOCK) lane.state = RUNS;
-            moved = true;
-        }
-        if (!moved) give_up("lanes wait for each other");
+        if (done == threads) break;
+        if (at_block == 0 || at_block + done != threads) give_up("lanes wait for each other");
+        for (Lane &lane : block->lanes)
+            if (lane.state == AT_BLOCK) lane.state = RUNS;
     }
     for (u32 i = 0; i < threads; i++)
         if (!block->lanes[i].groups.empty() || !block->lanes[i].open.empty())

@@ -132,7 +132,7 @@ fn check_attention(case: &Case<'_>) {
         3 * inner,
         noise(case.dtype, tokens * 3 * inner, tokens + d_kv),
     );
-    let table = tensor(32, n_heads, &noise(ComputeType::F32, 32 * n_heads, 22));
+    let table = tensor(64, n_heads, &noise(ComputeType::F32, 64 * n_heads, 22));
     let bias = case
         .bias
         .clone()
@@ -260,7 +260,14 @@ fn tiles_of_attention_equal_the_reference_around_their_edges() {
     let full = Mask::Full;
     for dtype in [ComputeType::Bf16, ComputeType::F16] {
         for d_kv in [64, 128] {
-            // Around the tile, the warp's share of it, and the reach of the bias.
+            // Around the tile and the warp's share of it; the reach of the bias around the
+            // distances between tiles.
+            let with_reach = |reach: usize| {
+                let mut candidates = [8, 16, 32, 64].into_iter().flat_map(|n| {
+                    (2 * n..200).map(move |far| Buckets::bidirectional(n, far))
+                });
+                candidates.find(|buckets| buckets.reach() == reach).unwrap()
+            };
             for length in [1, 15, 16, 17, 63, 64, 65, 127, 129, 160, 230] {
                 let row_starts = [0, 3, 3 + length, 5 + length];
                 for visible in [Visible::Mask(&full), Visible::Causal] {
@@ -274,6 +281,17 @@ fn tiles_of_attention_equal_the_reference_around_their_edges() {
                         bias: Some(Buckets::bidirectional(32, 128)),
                     });
                 }
+            }
+            for reach in 63..=66 {
+                check_attention(&Case {
+                    dtype,
+                    heads: (1, d_kv),
+                    row_starts: &[0, 200],
+                    visible: Visible::Mask(&full),
+                    positions: None,
+                    gains: None,
+                    bias: Some(with_reach(reach)),
+                });
             }
         }
     }
