@@ -117,7 +117,8 @@ impl Memory {
         if self.leases.load(Ordering::Acquire) > 0 {
             return false;
         }
-        let unused: Vec<(usize, Vec<Address>)> = std::mem::take(&mut *self.lock()).into_iter().collect();
+        let unused: Vec<(usize, Vec<Address>)> =
+            std::mem::take(&mut *self.lock()).into_iter().collect();
         let mut any = false;
         for (room, addresses) in unused {
             for address in addresses {

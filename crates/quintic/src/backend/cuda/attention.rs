@@ -61,7 +61,8 @@ impl KvCache {
             "rows of the cache"
         );
         assert!(
-            first_column + 2 * self.inner <= kv.columns && row_starts[self.lengths.len()] <= kv.tokens,
+            first_column + 2 * self.inner <= kv.columns
+                && row_starts[self.lengths.len()] <= kv.tokens,
             "keys and values of {} columns from {first_column} on, {} tokens",
             kv.columns,
             kv.tokens
@@ -87,7 +88,11 @@ impl KvCache {
         for (length, bounds) in self.lengths.iter_mut().zip(row_starts.windows(2)) {
             *length += (bounds[1] - bounds[0]) as u32;
         }
-        let longest = self.lengths.iter().max().map_or(0, |&length| length as usize);
+        let longest = self
+            .lengths
+            .iter()
+            .max()
+            .map_or(0, |&length| length as usize);
         if longest == 0 {
             return Ok(());
         }
@@ -192,8 +197,10 @@ fn check(attention: &Attention<'_, Cuda>) {
     if let Keys::Cache(cache) = attention.keys {
         assert_eq!((cache.lengths.len(), cache.inner), (rows, inner), "cache");
         assert!(
-            matches!(attention.visible, Visible::Causal | Visible::Mask(Mask::Full))
-                && attention.positions.is_none(),
+            matches!(
+                attention.visible,
+                Visible::Causal | Visible::Mask(Mask::Full)
+            ) && attention.positions.is_none(),
             "masks and positions are those of queries and keys alike, which a cache has none of"
         );
     }
@@ -251,7 +258,9 @@ fn on_tiles(cuda: &Cuda, attention: &Attention<'_, Cuda>, out: &Buffer) -> cuda:
     let p = AttendTiles {
         qkv: attention.queries.contents()?.address(),
         out: out.address(),
-        bias: attention.bias.map_or(Address::NULL, |bias| bias.strip.address()),
+        bias: attention
+            .bias
+            .map_or(Address::NULL, |bias| bias.strip.address()),
         tiles: at.tiles,
         n_tiles: at.n_tiles,
         row_starts: at.row_starts,
@@ -312,7 +321,11 @@ fn plainly(
                 cache.capacity,
             ),
             Some(Err(error)) => return Err(error.clone()),
-            None => return Err(cuda::Error::Failed("attention to an empty cache".to_owned())),
+            None => {
+                return Err(cuda::Error::Failed(
+                    "attention to an empty cache".to_owned(),
+                ));
+            }
         },
     };
     let p = AttendPlain {
@@ -322,7 +335,9 @@ fn plainly(
         out: out.map_or(Address::NULL, Buffer::address),
         weights: weights.map_or(Address::NULL, |(out, _)| out.address()),
         weight_starts: weights.map_or(Address::NULL, |(_, starts)| starts.address()),
-        bias: attention.bias.map_or(Address::NULL, |bias| bias.strip.address()),
+        bias: attention
+            .bias
+            .map_or(Address::NULL, |bias| bias.strip.address()),
         token_rows: at.token_rows,
         row_starts: at.row_starts,
         key_lengths: lengths,

@@ -36,7 +36,10 @@ mod tests {
         for tokens in 1..20_000 {
             let round = round_up(tokens);
             assert!(round >= tokens && is_round(round), "{tokens}");
-            assert!(round - tokens <= 15 || round as f64 <= tokens as f64 * 1.25, "{tokens}");
+            assert!(
+                round - tokens <= 15 || round as f64 <= tokens as f64 * 1.25,
+                "{tokens}"
+            );
         }
         for exact in [16, 32, 80, 128, 256, 512, 1024, 4096] {
             assert_eq!(round_up(exact), exact);

@@ -233,10 +233,8 @@ impl Cuda {
 pub(crate) fn failed(error: cuda::Error) -> Error {
     match error {
         cuda::Error::Unavailable(what) => Error::unsupported(what),
-        error @ cuda::Error::OutOfMemory { .. } => {
-            Error::new(ErrorKind::Device, error.to_string())
-                .hint("encode fewer tokens at once, or in a smaller type")
-        }
+        error @ cuda::Error::OutOfMemory { .. } => Error::new(ErrorKind::Device, error.to_string())
+            .hint("encode fewer tokens at once, or in a smaller type"),
         cuda::Error::Failed(what) => Error::new(ErrorKind::Device, what),
     }
 }
@@ -403,9 +401,9 @@ impl Backend for Cuda {
                 assert!(!w.gated, "a gated matrix needs a gate");
                 out.check_shape(x.tokens, w.columns);
                 out.scale = 1.0;
-                let result = out.contents().and_then(|buffer| {
-                    self.multiply(x, w, buffer, self.element, 1.0, false)
-                });
+                let result = out
+                    .contents()
+                    .and_then(|buffer| self.multiply(x, w, buffer, self.element, 1.0, false));
                 out.fail(result);
             }
             Epilogue::Add(stream) => {

@@ -263,9 +263,9 @@ fn tiles_of_attention_equal_the_reference_around_their_edges() {
             // Around the tile and the warp's share of it; the reach of the bias around the
             // distances between tiles.
             let with_reach = |reach: usize| {
-                let mut candidates = [8, 16, 32, 64].into_iter().flat_map(|n| {
-                    (2 * n..200).map(move |far| Buckets::bidirectional(n, far))
-                });
+                let mut candidates = [8, 16, 32, 64]
+                    .into_iter()
+                    .flat_map(|n| (2 * n..200).map(move |far| Buckets::bidirectional(n, far)));
                 candidates.find(|buckets| buckets.reach() == reach).unwrap()
             };
             for length in [1, 15, 16, 17, 63, 64, 65, 127, 129, 160, 230] {
