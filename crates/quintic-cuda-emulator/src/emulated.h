@@ -59,6 +59,7 @@ static inline u32 block_threads() { return emulated::place.threads; }
 static inline u32 block_x() { return emulated::place.block[0]; }
 static inline u32 block_y() { return emulated::place.block[1]; }
 static inline u32 grid_x() { return emulated::place.grid[0]; }
+static inline u32 grid_y() { return emulated::place.grid[1]; }
 static inline void sync_block() { emulated::meet_block(); }
 
 float shuffle_xor(float value, u32 lanes);

@@ -118,39 +118,54 @@ template <typename T, u32 WIDTH> QUINTIC_DEVICE void attend_tiles(const AttendTi
         }
 
         // To powers of two, with the bias of the distance.
-        const bool near_mask = p.visible != nullptr || p.causal != 0u;
-        const bool last = begin + TILE_KEYS > keys;
         const int nearest_after = (int)begin - (int)(tile.first + TILE_QUERIES - 1u);
         const int nearest_before = (int)(begin + TILE_KEYS - 1u) - (int)tile.first;
         const bool far = p.positions == nullptr &&
                          (nearest_after >= reach || nearest_before <= -reach);
-        const float constant =
-            p.bias == nullptr ? 0.0f : strip[nearest_after >= reach ? 2 * reach : 0];
-        float next[2] = {largest[0], largest[1]};
+        if (p.bias == nullptr || far) {
+            const float bias =
+                p.bias == nullptr ? 0.0f : strip[nearest_after >= reach ? 2 * reach : 0];
 #pragma unroll
-        for (u32 i = 0; i < TILE_KEYS / 8u; i++) {
+            for (u32 i = 0; i < TILE_KEYS / 8u; i++)
+                for (u32 j = 0; j < 4u; j++) score[i][j] = fused(score[i][j], LOG2_E, bias);
+        } else {
 #pragma unroll
-            for (u32 j = 0; j < 4u; j++) {
-                const u32 half = j / 2u, key = begin + i * 8u + 2u * t + j % 2u;
-                float bias = constant;
-                if (p.bias != nullptr && !far) {
-                    const u64 place = first + (key < length ? key : length - 1u);
-                    const u32 at = p.positions != nullptr ? p.positions[place] : key;
-                    int distance = (int)at - (int)position[half];
+            for (u32 i = 0; i < TILE_KEYS / 8u; i++) {
+#pragma unroll
+                for (u32 j = 0; j < 4u; j++) {
+                    u32 at = begin + i * 8u + 2u * t + j % 2u;
+                    if (p.positions != nullptr)
+                        at = p.positions[first + (at < length ? at : length - 1u)];
+                    int distance = (int)at - (int)position[j / 2u];
                     distance = distance < -reach ? -reach : distance > reach ? reach : distance;
-                    bias = strip[distance + reach];
+                    score[i][j] = fused(score[i][j], LOG2_E, strip[distance + reach]);
                 }
-                float x = fused(score[i][j], LOG2_E, bias);
-                if (near_mask && key < length) {
-                    const bool hidden = (p.visible != nullptr && p.visible[first + key] == 0) ||
-                                        (p.causal != 0u && key > position[half]);
-                    x = hidden ? MASKED : x;
-                }
-                if (last && key >= length) x = -1.0f / 0.0f;
-                score[i][j] = x;
-                next[half] = larger(next[half], x);
             }
         }
+        if (p.visible != nullptr || p.causal != 0u) {
+#pragma unroll
+            for (u32 i = 0; i < TILE_KEYS / 8u; i++) {
+#pragma unroll
+                for (u32 j = 0; j < 4u; j++) {
+                    const u32 key = begin + i * 8u + 2u * t + j % 2u;
+                    const bool hidden =
+                        key < length && ((p.visible != nullptr && p.visible[first + key] == 0) ||
+                                         (p.causal != 0u && key > position[j / 2u]));
+                    if (hidden) score[i][j] = MASKED;
+                }
+            }
+        }
+        if (begin + TILE_KEYS > length) {
+#pragma unroll
+            for (u32 i = 0; i < TILE_KEYS / 8u; i++)
+                for (u32 j = 0; j < 4u; j++)
+                    if (begin + i * 8u + 2u * t + j % 2u >= length) score[i][j] = -1.0f / 0.0f;
+        }
+
+        float next[2] = {largest[0], largest[1]};
+#pragma unroll
+        for (u32 i = 0; i < TILE_KEYS / 8u; i++)
+            for (u32 j = 0; j < 4u; j++) next[j / 2u] = larger(next[j / 2u], score[i][j]);
 
         // Four neighbouring lanes share a query.
         float shrink[2];

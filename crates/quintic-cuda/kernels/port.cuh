@@ -45,6 +45,7 @@ QUINTIC_DEVICE u32 block_threads() { return blockDim.x; }
 QUINTIC_DEVICE u32 block_x() { return blockIdx.x; }
 QUINTIC_DEVICE u32 block_y() { return blockIdx.y; }
 QUINTIC_DEVICE u32 grid_x() { return gridDim.x; }
+QUINTIC_DEVICE u32 grid_y() { return gridDim.y; }
 QUINTIC_DEVICE void sync_block() { __syncthreads(); }
 
 QUINTIC_DEVICE float shuffle_xor(float value, u32 lanes) {
@@ -93,7 +94,10 @@ QUINTIC_DEVICE float exp2_fast(float x) {
 
 QUINTIC_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 QUINTIC_DEVICE float larger(float a, float b) { return fmaxf(a, b); }
-QUINTIC_DEVICE void raise_max(u32 *where, u32 value) { atomicMax(where, value); }
+// Values only rise, so one that an old copy exceeds need not be written: most threads only look.
+QUINTIC_DEVICE void raise_max(u32 *where, u32 value) {
+    if (*(volatile u32 *)where < value) atomicMax(where, value);
+}
 
 // 16 bytes from global to shared memory, behind the program's back; zeros if not `real`.
 QUINTIC_DEVICE void copy16_async(void *shared, const void *global, bool real) {

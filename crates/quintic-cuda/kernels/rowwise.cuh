@@ -47,11 +47,11 @@ template <typename T> QUINTIC_DEVICE void rms_norm(const RmsNorm &p, float *scra
     const float scale = 1.0f / sqrtf(mean + p.eps);
     for (u32 i = thread_index(); i < fours; i += block_threads()) {
         const Four four = ((const Four *)x)[i];
+        Four gain = {{1.0f, 1.0f, 1.0f, 1.0f}};
+        if (p.gain != nullptr) gain = ((const Four *)p.gain)[i];
         FourOf<T> result;
-        for (int j = 0; j < 4; j++) {
-            const float gain = p.gain != nullptr ? p.gain[4 * i + j] : 1.0f;
-            store(&result.value[j], four.value[j] * scale * gain);
-        }
+        for (int j = 0; j < 4; j++)
+            store(&result.value[j], four.value[j] * scale * gain.value[j]);
         ((FourOf<T> *)out)[i] = result;
     }
     for (u32 i = 4 * fours + thread_index(); i < p.columns; i += block_threads())
@@ -86,40 +86,100 @@ QUINTIC_DEVICE float activate(float x, u32 activation) {
 
 QUINTIC_DEVICE u32 magnitude(float value) { return float_bits(value) & 0x7fffffffu; }
 
-// A grid of blocks walks over all results. `peaks` gets the largest |in| and |act(gate) up| as
-// bits of f32, which order as integers do (NaN above infinity): the caller sees whether 16 bits
-// have held what they were given, and with which scale they would.
+// Results that a thread of `gate` computes at once, from one access of 16 bytes for each half.
+#define GATE_COLUMNS 8u
+
+struct alignas(16) Packed16 {
+    u32 words[4];
+};
+
+template <typename T> QUINTIC_DEVICE void load_columns(float out[GATE_COLUMNS], const T *from) {
+    const u32 each = 16u / sizeof(T);
+#pragma unroll
+    for (u32 part = 0; part < GATE_COLUMNS / each; part++) {
+        const Packed16 packed = ((const Packed16 *)from)[part];
+        const T *values = (const T *)&packed;
+#pragma unroll
+        for (u32 i = 0; i < each; i++) out[part * each + i] = to_f32(values[i]);
+    }
+}
+
+template <typename T> QUINTIC_DEVICE void store_columns(T *to, const float values[GATE_COLUMNS]) {
+    const u32 each = 16u / sizeof(T);
+#pragma unroll
+    for (u32 part = 0; part < GATE_COLUMNS / each; part++) {
+        Packed16 packed;
+        T *rounded = (T *)&packed;
+#pragma unroll
+        for (u32 i = 0; i < each; i++) store(&rounded[i], values[part * each + i]);
+        ((Packed16 *)to)[part] = packed;
+    }
+}
+
+struct Peaks {
+    u32 in, out;
+
+    QUINTIC_DEVICE void see_in(float value) {
+        const u32 bits = magnitude(value);
+        in = in > bits ? in : bits;
+    }
+    QUINTIC_DEVICE void see_out(float value) {
+        const u32 bits = magnitude(value);
+        out = out > bits ? out : bits;
+    }
+};
+
+// What becomes of one column.
+QUINTIC_DEVICE float gated(const Gate &p, float first, float up, Peaks *peaks) {
+    first *= p.in_scale;
+    peaks->see_in(first);
+    float result = activate(first, p.activation);
+    if (p.gated) {
+        up *= p.in_scale;
+        peaks->see_in(up);
+        result *= up;
+    }
+    peaks->see_out(result);
+    return result * p.out_scale;
+}
+
+// Blocks along x own columns, along y walk over tokens. `peaks` gets the largest |in| and
+// |act(gate) up| as bits of f32, which order as integers do (NaN above infinity): the caller sees
+// whether 16 bits have held what they were given, and with which scale they would.
 template <typename T> QUINTIC_DEVICE void gate(const Gate &p) {
-    const u64 count = (u64)p.tokens * p.columns;
-    const u64 step = (u64)grid_x() * block_threads();
-    const T *in = (const T *)p.in;
-    T *out = (T *)p.out;
-    u32 peak_in = 0, peak_out = 0;
-    for (u64 i = (u64)block_x() * block_threads() + thread_index(); i < count; i += step) {
-        const u64 token = i / p.columns, column = i % p.columns;
-        const u64 at = p.gated ? token * 2 * p.columns + column : i;
-        const float first = to_f32(in[at]) * p.in_scale;
-        peak_in = peak_in > magnitude(first) ? peak_in : magnitude(first);
-        float result = activate(first, p.activation);
-        if (p.gated) {
-            const float up = to_f32(in[at + p.columns]) * p.in_scale;
-            peak_in = peak_in > magnitude(up) ? peak_in : magnitude(up);
-            result *= up;
+    const u32 column = (block_x() * block_threads() + thread_index()) * GATE_COLUMNS;
+    const u64 width = p.gated ? 2ull * p.columns : p.columns;
+    // Rows begin at multiples of 16 bytes.
+    const bool whole = p.columns % GATE_COLUMNS == 0;
+    Peaks peaks = {0, 0};
+    for (u32 token = block_y(); token < p.tokens; token += grid_y()) {
+        const T *in = (const T *)p.in + token * width + column;
+        T *out = (T *)p.out + (u64)token * p.columns + column;
+        if (whole && column < p.columns) {
+            float first[GATE_COLUMNS], up[GATE_COLUMNS];
+            load_columns(first, in);
+            if (p.gated) load_columns(up, in + p.columns);
+#pragma unroll
+            for (u32 i = 0; i < GATE_COLUMNS; i++)
+                first[i] = gated(p, first[i], p.gated ? up[i] : 0.0f, &peaks);
+            store_columns(out, first);
+        } else {
+            for (u32 i = 0; i < GATE_COLUMNS && column + i < p.columns; i++) {
+                const float up = p.gated ? to_f32(in[p.columns + i]) : 0.0f;
+                store(&out[i], gated(p, to_f32(in[i]), up, &peaks));
+            }
         }
-        peak_out = peak_out > magnitude(result) ? peak_out : magnitude(result);
-        store(&out[i], result * p.out_scale);
     }
     if (p.peaks != nullptr) {
-        // Bits of floats that are not negative order as the floats do, but NaN must win too.
         for (u32 lanes = WARP / 2; lanes > 0; lanes /= 2) {
-            const u32 other_in = float_bits(shuffle_xor(bits_float(peak_in), lanes));
-            const u32 other_out = float_bits(shuffle_xor(bits_float(peak_out), lanes));
-            peak_in = peak_in > other_in ? peak_in : other_in;
-            peak_out = peak_out > other_out ? peak_out : other_out;
+            const u32 in = float_bits(shuffle_xor(bits_float(peaks.in), lanes));
+            const u32 out = float_bits(shuffle_xor(bits_float(peaks.out), lanes));
+            peaks.in = peaks.in > in ? peaks.in : in;
+            peaks.out = peaks.out > out ? peaks.out : out;
         }
         if (thread_index() % WARP == 0) {
-            raise_max(&p.peaks[0], peak_in);
-            raise_max(&p.peaks[1], peak_out);
+            raise_max(&p.peaks[0], peaks.in);
+            raise_max(&p.peaks[1], peaks.out);
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::parameters::{
 
 /// Threads of a block of most kernels; `ROW_THREADS` in the sources.
 const ROW_THREADS: u32 = 256;
+/// Columns of one thread of `gate_*`.
+const GATE_COLUMNS: u32 = 8;
 /// Queries of a [`Tile`].
 pub const TILE_QUERIES: usize = 64;
 const TILE_KEYS: usize = 64;
@@ -149,9 +151,10 @@ pub unsafe fn gate(d: &dyn Device, element: Element, p: &Gate) -> Result<()> {
         Element::Bf16 => "gate_bf16",
         Element::F16 => "gate_f16",
     };
-    let blocks = walking_blocks(u64::from(p.tokens) * u64::from(p.columns)) as usize;
+    let columns = p.columns.div_ceil(ROW_THREADS * GATE_COLUMNS) as usize;
+    let grid = [columns, (p.tokens as usize).min(65_535), 1];
     // SAFETY: the caller's.
-    unsafe { launch(d, kernel, [blocks, 1, 1], ROW_THREADS, 0, p) }
+    unsafe { launch(d, kernel, grid, ROW_THREADS, 0, p) }
 }
 
 /// Numbers of one type to another, with a factor for each column. `src_type` and `dst_type` of
