@@ -229,14 +229,14 @@ pub(super) fn compile(images: &KernelImages, architecture: &str) -> Result<Vec<u
         )));
     }
     let mut n_bytes = 0;
-    // SAFETY: writes one number.
     nvrtc_done(
+        // SAFETY: writes one number.
         unsafe { nvrtc::nvrtcGetCUBINSize(program.0, &raw mut n_bytes) },
         "asking for the compiled kernels",
     )?;
     let mut cubin = vec![0u8; n_bytes];
-    // SAFETY: there is room for as many bytes as it said.
     nvrtc_done(
+        // SAFETY: there is room for as many bytes as it said.
         unsafe { nvrtc::nvrtcGetCUBIN(program.0, cubin.as_mut_ptr().cast()) },
         "asking for the compiled kernels",
     )?;

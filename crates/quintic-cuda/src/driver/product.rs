@@ -115,8 +115,8 @@ fn data_type(element: Element) -> lt::cudaDataType_t {
 
 fn layout(element: Element, rows: usize, columns: usize) -> Result<lt::cublasLtMatrixLayout_t> {
     let mut layout = std::ptr::null_mut();
-    // SAFETY: writes one handle.
     status(
+        // SAFETY: writes one handle.
         unsafe {
             lt::cublasLtMatrixLayoutCreate(
                 &raw mut layout,
@@ -140,8 +140,8 @@ impl Operation {
             x: std::ptr::null_mut(),
             out: std::ptr::null_mut(),
         };
-        // SAFETY: writes one handle.
         status(
+            // SAFETY: writes one handle.
             unsafe {
                 lt::cublasLtMatmulDescCreate(
                     &raw mut operation.matmul,
@@ -152,8 +152,8 @@ impl Operation {
             || "describing a product".to_owned(),
         )?;
         let transposed: i32 = TRANSPOSED;
-        // SAFETY: the attribute is one such value, which is read at once.
         status(
+            // SAFETY: the attribute is one such value, which is read at once.
             unsafe {
                 lt::cublasLtMatmulDescSetAttribute(
                     operation.matmul,
@@ -193,15 +193,15 @@ struct Preference(lt::cublasLtMatmulPreference_t);
 impl Preference {
     fn new(workspace_bytes: usize, alignment: u32) -> Result<Self> {
         let mut preference = Preference(std::ptr::null_mut());
-        // SAFETY: writes one handle.
         status(
+            // SAFETY: writes one handle.
             unsafe { lt::cublasLtMatmulPreferenceCreate(&raw mut preference.0) },
             || "searching for a product".to_owned(),
         )?;
         use lt::cublasLtMatmulPreferenceAttributes_t as A;
         let set = |attribute, value: *const c_void, bytes| {
-            // SAFETY: the value has that many bytes, which are read at once.
             status(
+                // SAFETY: the value has that many bytes, which are read at once.
                 unsafe {
                     lt::cublasLtMatmulPreferenceSetAttribute(preference.0, attribute, value, bytes)
                 },
@@ -327,9 +327,9 @@ impl Products {
         out: Address,
     ) -> Result<()> {
         let beta = if product.accumulate { 1.0f32 } else { 0.0 };
-        // SAFETY: descriptions are whole, both factors are read at once from host memory, and the
-        // caller vouches for the matrices.
         status(
+            // SAFETY: descriptions are whole, both factors are read at once from host memory, and the
+            // caller vouches for the matrices.
             unsafe {
                 lt::cublasLtMatmul(
                     self.handle,
