@@ -85,7 +85,8 @@ pub(crate) enum TokenizerKind {
 /// What computes, and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ComputeArgs {
-    /// What computes: `cpu`, or `reference` for plain loops with f64 sums.
+    /// What computes: `cpu`, `cuda` (or `cuda:1` for another device), or `reference` for plain
+    /// loops with f64 sums.
     #[arg(long, default_value = "cpu")]
     pub(crate) backend: String,
     /// Type of weights and products; by default f32, or what a packed model is packed for.
@@ -385,6 +386,10 @@ pub(crate) struct BenchArgs {
     /// Do not measure the machine's limits; what is a share of them is left out.
     #[arg(long)]
     pub(crate) skip_limits: bool,
+    /// Leave the results on the device that computed them: the time of a pass alone. What the
+    /// CPU computes is in host memory either way.
+    #[arg(long, conflicts_with_all = ["machine", "save_output"])]
+    pub(crate) on_device: bool,
     /// MiB of memory that reading is measured with, at most a quarter of what is free.
     #[arg(long, value_name = "N", default_value = "2048")]
     pub(crate) read_mib: NonZeroUsize,

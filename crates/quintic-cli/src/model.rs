@@ -83,11 +83,8 @@ pub(crate) fn compute(
     backend: BackendKind,
     packed: Option<&Packed>,
 ) -> Result<Compute> {
-    let packed = match backend {
-        BackendKind::Cpu => packed,
-        // Which refuses what is packed.
-        BackendKind::Reference => None,
-    };
+    // Those that do not read what is packed refuse it.
+    let packed = packed.filter(|_| backend.reads_packed());
     args.choice()?.resolve(packed)
 }
 

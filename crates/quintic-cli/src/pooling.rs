@@ -49,7 +49,7 @@ impl Pooling {
         self.head.as_ref().and_then(SentenceHead::max_length)
     }
 
-    pub(crate) fn apply(&self, encoder: &TextEncoder, batch: &Batch) -> Vec<f32> {
+    pub(crate) fn apply(&self, encoder: &TextEncoder, batch: &Batch) -> Result<Vec<f32>> {
         let mut vectors = encoder.pooled(&batch.packed, self.pool)?;
         if let Some(head) = &self.head {
             vectors = head.apply(vectors, encoder.config().d_model);
@@ -57,6 +57,6 @@ impl Pooling {
         if self.normalize {
             normalize(&mut vectors, self.width);
         }
-        vectors
+        Ok(vectors)
     }
 }

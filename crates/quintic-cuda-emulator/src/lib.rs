@@ -204,9 +204,8 @@ impl EmulatedDevice {
             depth,
             ..
         } = *product;
-        if product.accumulate && product.result != Element::F32
-            || product.result != Element::F32 && product.result != product.factors
-        {
+        let is_half = product.result != Element::F32;
+        if is_half && (product.accumulate || product.result != product.factors) {
             return Err(Error::Failed(format!("no such product: {product:?}")));
         }
         let x = self

@@ -117,10 +117,7 @@ impl Encoder {
         guard::run(py, || {
             let checkpoint = files.load_options().open(&model)?;
             let backend = computing.backend()?;
-            let packed = match backend {
-                BackendKind::Cpu => checkpoint.packed(),
-                BackendKind::Reference => None,
-            };
+            let packed = checkpoint.packed().filter(|_| backend.reads_packed());
             let config = quintic::config_of(&checkpoint)?;
             let auto = || match packed {
                 Some(_) => None,
@@ -129,7 +126,7 @@ impl Encoder {
             let compute = match backend {
                 // It has one way of computing, whatever the files are in.
                 BackendKind::Reference => computing.choice(|| None)?,
-                BackendKind::Cpu => computing.choice(auto)?,
+                BackendKind::Cpu | BackendKind::Cuda(_) => computing.choice(auto)?,
             }
             .resolve(packed)?;
             Ok(Encoder {

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::{self, Cuda};
 use crate::backend::reference::{Reference, refuse_packed};
 use crate::backend::{Backend, Pool, Widths};
 use crate::batch::{self, PackedBatch};
@@ -23,6 +24,8 @@ pub enum BackendKind {
     Cpu,
     /// Plain loops with f64 sums, see [`crate::backend::reference`].
     Reference,
+    /// The CUDA device of that number, see [`crate::backend::cuda`].
+    Cuda(usize),
 }
 
 impl BackendKind {
@@ -32,13 +35,25 @@ impl BackendKind {
     ///
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if this build has none of it.
     pub fn parse(name: &str) -> Result<Self> {
-        match name {
-            "cpu" => Ok(BackendKind::Cpu),
-            "reference" => Ok(BackendKind::Reference),
-            other => Err(Error::unsupported(format!(
-                "there is no backend `{other}` in this build, expected `cpu` or `reference`"
-            ))),
+        let device = |number: &str| number.parse().ok().map(BackendKind::Cuda);
+        match name.split_once(':') {
+            None if name == "cpu" => Some(BackendKind::Cpu),
+            None if name == "reference" => Some(BackendKind::Reference),
+            None if name == "cuda" => Some(BackendKind::Cuda(0)),
+            Some(("cuda", number)) => device(number),
+            _ => None,
         }
+        .ok_or_else(|| {
+            Error::unsupported(format!(
+                "there is no backend `{name}` in this build, expected `cpu`, `reference`, `cuda` \
+                 or, with a device's number, `cuda:1`"
+            ))
+        })
+    }
+
+    /// Whether it reads models that are [packed](crate::packed).
+    pub fn reads_packed(self) -> bool {
+        self == BackendKind::Cpu
     }
 }
 
@@ -99,6 +114,7 @@ pub struct RowsOptions<'a> {
 trait Encode: Send + Sync {
     fn run(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<HiddenStates>;
     fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>>;
+    fn run_there(&self, batch: &PackedBatch) -> Result<()>;
     fn backend_name(&self) -> &'static str;
     fn isa(&self) -> Option<&'static str>;
     fn threads(&self) -> usize;
@@ -117,6 +133,11 @@ impl<B: Backend> Encode for Encoder<B> {
 
     fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>> {
         self.pool(&self.encode(batch, pass)?, batch, pool)
+    }
+
+    fn run_there(&self, batch: &PackedBatch) -> Result<()> {
+        let encoded = self.encode(batch, &Pass::default())?;
+        self.backend().finish(&encoded.last)
     }
 
     fn backend_name(&self) -> &'static str {
@@ -160,11 +181,12 @@ impl TextEncoder {
     /// Of the kind that names the culprit: not found, config, checkpoint, unsupported.
     pub fn load(model: &str, options: &LoadOptions) -> Result<Self> {
         let checkpoint = options.open(model)?;
-        let compute = match options.backend {
-            // What it refuses is not for the choice to find out.
-            BackendKind::Reference => options.compute.resolve(None)?,
-            BackendKind::Cpu => options.compute.resolve(checkpoint.packed())?,
+        // What a backend refuses is not for the choice to find out.
+        let packed = match options.backend.reads_packed() {
+            true => checkpoint.packed(),
+            false => None,
         };
+        let compute = options.compute.resolve(packed)?;
         Self::from_checkpoint(&checkpoint, options.backend, &compute)
     }
 
@@ -335,6 +357,16 @@ impl TextEncoder {
         self.encoder.run_pooled(batch, pool, &pass)
     }
 
+    /// Computes the hidden states of every token of `batch` and leaves them where they were
+    /// computed: for measurements of what a pass takes without its result's way to the host.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextEncoder::run`].
+    pub fn run_there(&self, batch: &PackedBatch) -> Result<()> {
+        self.encoder.run_there(batch)
+    }
+
     /// Encodes any number of rows in batches of at most `max_tokens` tokens, see
     /// [`batch::plan`]; the results stand in the order of `rows`. Of each row, one vector
     /// `[d_model]`, or without a `pool` hidden states `[len, d_model]`. Memory beyond the
@@ -434,6 +466,7 @@ pub fn activation_bytes_per_token(
         + match backend {
             BackendKind::Cpu => Cpu::new(compute)?.bytes_per_token(&widths),
             BackendKind::Reference => Reference.bytes_per_token(&widths),
+            BackendKind::Cuda(ordinal) => open_cuda(ordinal, compute)?.bytes_per_token(&widths),
         })
 }
 
@@ -461,6 +494,7 @@ fn load(
         match backend {
             BackendKind::Cpu => packed.check(compute)?,
             BackendKind::Reference => return Err(refuse_packed()),
+            BackendKind::Cuda(_) => return Err(cuda::refuse_packed()),
         }
     }
     match backend {
@@ -474,7 +508,21 @@ fn load(
              `matmul_precision`, `threads` or `fold_norm_gains` was chosen",
         )),
         BackendKind::Reference => Ok(Box::new(Encoder::load(Reference, config.clone(), source)?)),
+        BackendKind::Cuda(_) if compute.threads.is_some() => Err(Error::unsupported(
+            "the cuda backend computes on a device, but `threads` was chosen",
+        )),
+        BackendKind::Cuda(ordinal) => Ok(Box::new(Encoder::load(
+            open_cuda(ordinal, compute)?,
+            config.clone(),
+            source,
+        )?)),
     }
+}
+
+fn open_cuda(ordinal: usize, compute: &Compute) -> Result<Cuda> {
+    let device = quintic_cuda::driver::open(ordinal)
+        .map_err(|error| cuda::failed(error).at(format!("backend `cuda:{ordinal}`")))?;
+    Cuda::new(device, compute)
 }
 
 /// Adds the file, if the error does not name it. A backend knows a packed tensor's name alone;

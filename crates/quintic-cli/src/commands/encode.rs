@@ -111,8 +111,8 @@ fn write(
         let batch = source.job.pack(rows, encoder.config(), pooling.is_none())?;
         n_tokens += batch.packed.n_tokens();
         let floats = match pooling {
-            Some(pooling) => vec![pooling.apply(encoder, &batch)],
-            None => states(encoder, &batch, args.hidden_states),
+            Some(pooling) => vec![pooling.apply(encoder, &batch)?],
+            None => states(encoder, &batch, args.hidden_states)?,
         };
         let floats: Vec<&[f32]> = floats.iter().map(Vec::as_slice).collect();
         let infos: Vec<RowInfo<'_>> = batch
@@ -181,7 +181,7 @@ fn plan(
 }
 
 /// The last hidden states, then (if asked for) all of them.
-fn states(encoder: &TextEncoder, batch: &Batch, all: bool) -> Vec<Vec<f32>> {
+fn states(encoder: &TextEncoder, batch: &Batch, all: bool) -> Result<Vec<Vec<f32>>> {
     let d_model = encoder.config().d_model;
     let states = encoder.hidden_states(&batch.packed, all)?;
     let place = |values: Vec<f32>| match &batch.layout {
@@ -194,7 +194,7 @@ fn states(encoder: &TextEncoder, batch: &Batch, all: bool) -> Vec<Vec<f32>> {
         out.extend(states.inner.into_iter().map(place));
         out.push(out[0].clone());
     }
-    out
+    Ok(out)
 }
 
 fn progress(n_rows: usize, quiet: bool) -> ProgressBar {

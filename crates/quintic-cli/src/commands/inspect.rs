@@ -214,7 +214,10 @@ fn runs(encoder: &TextEncoder) -> String {
         Ok(batch) => batch,
         Err(e) => return in_a_line(&e),
     };
-    let states = encoder.hidden_states(&batch, false)?;
+    let states = match encoder.hidden_states(&batch, false) {
+        Ok(states) => states,
+        Err(e) => return in_a_line(&e),
+    };
     let surplus: Vec<&str> = encoder.surplus_tensors().collect();
     match (
         states.last.iter().all(|value| value.is_finite()),

@@ -325,6 +325,16 @@ pub trait Backend: Send + Sync {
     /// One vector a row, `[rows, d_model]`; zeros for an empty row.
     fn pool(&self, x: &Self::Stream, row_starts: &[usize], pool: Pool) -> Result<Vec<f32>>;
 
+    /// Waits until the stream is computed.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from being computed.
+    fn finish(&self, x: &Self::Stream) -> Result<()> {
+        let _ = x;
+        Ok(())
+    }
+
     /// A copy of the stream in host memory, `[tokens, d_model]`.
     fn read_stream(&self, x: &Self::Stream) -> Result<Vec<f32>>;
 

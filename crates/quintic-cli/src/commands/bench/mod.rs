@@ -83,7 +83,7 @@ struct Bench<'a> {
     workload: Workload,
     backend: BackendKind,
     compute: Compute,
-    /// `None` for the reference backend, which has no kernels.
+    /// Of the CPU backend.
     isa: Option<Isa>,
     threads: NonZeroUsize,
 }
@@ -108,6 +108,7 @@ impl<'a> Bench<'a> {
             BackendKind::Reference => {
                 (None, n_cores().min(const { NonZeroUsize::new(4).unwrap() }))
             }
+            BackendKind::Cuda(_) => (None, NonZeroUsize::MIN),
             BackendKind::Cpu => (
                 Some(machine::isa()?),
                 compute.threads.unwrap_or_else(n_cores),
@@ -167,18 +168,22 @@ impl<'a> Bench<'a> {
     }
 
     /// One pass, in seconds.
-    fn timed(&self, loaded: &Loaded) -> (f64, Vec<f32>) {
+    fn timed(&self, loaded: &Loaded) -> Result<(f64, Vec<f32>)> {
         let started = Instant::now();
+        if self.args.on_device {
+            loaded.encoder.run_there(&self.workload.batch)?;
+            return Ok((started.elapsed().as_secs_f64(), Vec::new()));
+        }
         let states = loaded.encoder.hidden_states(&self.workload.batch, false)?;
-        (started.elapsed().as_secs_f64(), states.last)
+        Ok((started.elapsed().as_secs_f64(), states.last))
     }
 
     /// Runs until the machine is warm, saves the last result if asked for, and returns the
     /// seconds of the first run.
     fn warm_up(&self, loaded: &Loaded) -> Result<f64> {
-        let (first_s, mut last) = self.timed(loaded);
+        let (first_s, mut last) = self.timed(loaded)?;
         for _ in 1..self.args.warmup.get() {
-            (_, last) = self.timed(loaded);
+            (_, last) = self.timed(loaded)?;
         }
         if let Some(path) = &self.args.save_output {
             self.save(path, &last)?;
@@ -201,7 +206,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Runs as many times as asked for, or for about three seconds.
-    fn runs_ms(&self, loaded: &Loaded) -> Vec<f64> {
+    fn runs_ms(&self, loaded: &Loaded) -> Result<Vec<f64>> {
         const ENOUGH_MS: f64 = 3000.0;
         let mut runs = Vec::new();
         let is_enough = |runs: &[f64]| match self.args.runs {
@@ -209,9 +214,9 @@ impl<'a> Bench<'a> {
             None => runs.len() >= 5 && (runs.len() >= 50 || runs.iter().sum::<f64>() >= ENOUGH_MS),
         };
         while !is_enough(&runs) {
-            runs.push(self.timed(loaded).0 * 1e3);
+            runs.push(self.timed(loaded)?.0 * 1e3);
         }
-        runs
+        Ok(runs)
     }
 
     /// The figures, in the order they are shown.
@@ -232,12 +237,13 @@ impl<'a> Bench<'a> {
             Some(rate.best / products)
         };
         let before = unit.and_then(peak);
-        let mut runs = self.runs_ms(loaded);
+        let mut runs = self.runs_ms(loaded)?;
         let after = unit.and_then(peak);
         let peak = before.into_iter().chain(after).max_by(f64::total_cmp);
         // The buffer that reading is measured with is not the model's.
         let peak_rss = memory::peak_rss_bytes();
-        let read = with_limits
+        // The host's memory is not the device's.
+        let read = (with_limits && !matches!(self.backend, BackendKind::Cuda(_)))
             .then(|| limits::read_rate(self.threads, self.args.read_mib))
             .transpose()?
             .map(|rate| rate.best);
@@ -284,7 +290,17 @@ impl<'a> Bench<'a> {
         }
         say("backend", json!(self.args.compute.backend));
         say("isa", json!(self.isa.map(Isa::name)));
-        say("threads", json!(self.threads));
+        match self.backend {
+            BackendKind::Cuda(_) => say(
+                "result",
+                json!(if self.args.on_device {
+                    "device"
+                } else {
+                    "host"
+                }),
+            ),
+            _ => say("threads", json!(self.threads)),
+        };
         say("dtype", json!(self.compute.dtype.name()));
         if self.compute.dtype == ComputeType::F32 {
             say(
@@ -328,7 +344,7 @@ impl<'a> Bench<'a> {
             })?;
             match line.trim() {
                 "run" => {
-                    let ms = self.timed(loaded).0 * 1e3;
+                    let ms = self.timed(loaded)?.0 * 1e3;
                     print(&format!("@{}", json!({ "ms": ms })))?;
                 }
                 "quit" => break,

@@ -501,6 +501,12 @@ impl Backend for Cuda {
         contents::pool(self, x, row_starts, pool).map_err(failed)
     }
 
+    fn finish(&self, x: &Stream) -> Result<()> {
+        x.contents()
+            .and_then(|_| self.device().wait())
+            .map_err(failed)
+    }
+
     fn read_stream(&self, x: &Stream) -> Result<Vec<f32>> {
         let _order = self.order();
         x.contents()

@@ -9,7 +9,7 @@ use quintic_cuda_emulator::EmulatedDevice;
 use super::*;
 use crate::backend::reference::{Reference, Rows};
 use crate::backend::{Keys, Visible};
-use crate::batch::{Mask, PackedBatch};
+use crate::batch::Mask;
 
 /// Half the distance of 1.0 to the next f32: the relative error of a rounding.
 const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
