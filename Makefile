@@ -9,7 +9,7 @@ FLAN := .cache/models/flan-t5-small
 CAPTIONS := testdata/prompts/PartiPrompts.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel cubins demo test test-rust test-python test-cubins fetch bench-peers bench-precision lint format docs clean
+.PHONY: help build wheel cubins gpu-check gpu-bundle demo test test-rust test-python test-cubins fetch bench-peers bench-precision lint format docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -24,6 +24,16 @@ wheel: $(VENV)/ready ## Build the Python wheel (dist/), at most 8 MB
 
 cubins: $(CUDA_VENV)/ready ## Compile the CUDA kernels (crates/quintic-cuda/cubins); needs no GPU
 	$(CUDA_VENV)/bin/python tools/build_cubins.py
+
+gpu-check: build ## Prove and measure the CUDA backend on this machine's GPU (bench/results/gpu-*.md)
+	$(PYTHON) tools/gpu_check.py --binary target/release/quintic
+
+# What `gpu-check` needs, for a machine with a GPU and without a compiler.
+gpu-bundle: build ## Put the stripped program and its check into gpu-check/, to be carried to a GPU
+	mkdir -p gpu-check
+	strip -o gpu-check/quintic target/release/quintic
+	cp tools/gpu_check.py gpu-check/
+	@echo "there: python3 gpu-check/gpu_check.py --binary gpu-check/quintic --out gpu-check"
 
 demo: $(FLAN)/model.safetensors $(DEMO_VENV)/ready build ## Encode 1,632 real captions with a real FLAN-T5-small and show nearest captions
 	@mkdir -p demo-out
@@ -92,4 +102,4 @@ docs: ## Build the API documentation (target/doc)
 	$(CARGO) doc -p quintic -p quintic-kernels --no-deps --all-features
 
 clean: ## Remove everything that was built or fetched
-	rm -rf target .cache $(VENV) $(DEMO_VENV) $(CUDA_VENV) .venv-bench demo-out
+	rm -rf target .cache $(VENV) $(DEMO_VENV) $(CUDA_VENV) .venv-bench gpu-check demo-out

@@ -367,6 +367,10 @@ pub(crate) struct BenchArgs {
     /// Tokens of each row, such as `5,31,8`; or `lognormal`, lengths as captions have them.
     #[arg(long, value_name = "lognormal|L1,L2,..")]
     pub(crate) lengths: Option<String>,
+    /// Measure a batch of these lengths too, on the model that is loaded; one more report. May be
+    /// given several times.
+    #[arg(long, value_name = "lognormal|L1,L2,..", conflicts_with_all = ["serve", "machine", "save_output"])]
+    pub(crate) also: Vec<String>,
     /// safetensors file of ids and masks, as for `encode`.
     #[arg(long, value_name = "FILE")]
     pub(crate) input_ids: Option<PathBuf>,

@@ -43,7 +43,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         limits::run(threads.unwrap_or_else(n_cores), args.read_mib, args.json)?;
         return Ok(0);
     };
-    let bench = Bench::prepare(shape, args)?;
+    let mut bench = Bench::prepare(shape, args)?;
+    let also = (args.also.iter())
+        .map(|lengths| Workload::of_lengths(lengths, None, bench.config.vocab_size))
+        .collect::<Result<Vec<_>>>()?;
     let rel_rms = bench.verify()?;
     if let Some(rel_rms) = rel_rms.filter(|&rel_rms| !bench.is_close(rel_rms)) {
         eprintln!(
@@ -63,13 +66,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
     let warm_up_s = started.elapsed().as_secs_f64();
     if args.serve {
         bench.serve(&loaded, rel_rms, load_s, first_s, load_s + warm_up_s)?;
-    } else {
-        let report = bench.report(&loaded, rel_rms, load_s)?;
-        if args.json {
-            print(&Value::Object(report))?;
-        } else {
-            print(&for_people(&report))?;
-        }
+        return Ok(0);
+    }
+    bench.show(&loaded, rel_rms, load_s)?;
+    for workload in also {
+        bench.workload = workload;
+        bench.warm_up(&loaded)?;
+        bench.show(&loaded, rel_rms, load_s)?;
     }
     Ok(0)
 }
@@ -217,6 +220,15 @@ impl<'a> Bench<'a> {
             runs.push(self.timed(loaded)?.0 * 1e3);
         }
         Ok(runs)
+    }
+
+    /// Measures and prints.
+    fn show(&self, loaded: &Loaded, rel_rms: Option<f64>, load_s: f64) -> Result<()> {
+        let report = self.report(loaded, rel_rms, load_s)?;
+        match self.args.json {
+            true => print(&Value::Object(report)),
+            false => print(&for_people(&report)),
+        }
     }
 
     /// The figures, in the order they are shown.

@@ -48,6 +48,16 @@ impl Workload {
         .checked()
     }
 
+    /// Rows of the lengths that `--lengths` and `--also` name.
+    pub(super) fn of_lengths(text: &str, rows: Option<usize>, vocab_size: usize) -> Result<Self> {
+        let rows = synthetic::token_rows(&lengths_of(text, rows)?, vocab_size);
+        Workload {
+            batch: PackedBatch::from_rows(&rows, vocab_size)?,
+            padded: None,
+        }
+        .checked()
+    }
+
     fn checked(self) -> Result<Self> {
         match self.batch.n_tokens() {
             0 => Err(Error::input("there are no tokens, expected one at least")),
@@ -79,28 +89,32 @@ impl Workload {
 /// Lengths of all rows that the arguments ask for.
 fn lengths(args: &BenchArgs) -> Result<Vec<usize>> {
     let rows = args.rows.map(usize::from);
-    let n_rows = rows.unwrap_or(match args.lengths.as_deref() {
-        Some("lognormal") => LOGNORMAL.len(),
-        _ => 1,
-    });
-    if n_rows > MAX_TOKENS {
-        return Err(too_many());
+    match (&args.lengths, args.tokens) {
+        (Some(text), _) => lengths_of(text, rows),
+        (None, Some(tokens)) if rows.unwrap_or(1) <= MAX_TOKENS => {
+            few_enough(vec![tokens.get(); rows.unwrap_or(1)])
+        }
+        (None, Some(_)) => Err(too_many()),
+        (None, None) => Ok(Vec::new()),
     }
-    let lengths: Vec<usize> = match (&args.lengths, args.tokens) {
-        (Some(name), _) if name == "lognormal" => {
-            LOGNORMAL.into_iter().cycle().take(n_rows).collect()
+}
+
+/// Lengths that a text names: as captions have them, so many if that is said, or a list.
+fn lengths_of(text: &str, rows: Option<usize>) -> Result<Vec<usize>> {
+    match (text, rows) {
+        ("lognormal", rows) if rows.unwrap_or(0) <= MAX_TOKENS => {
+            let rows = rows.unwrap_or(LOGNORMAL.len());
+            few_enough(LOGNORMAL.into_iter().cycle().take(rows).collect())
         }
-        (Some(list), _) => {
-            if rows.is_some() {
-                return Err(Error::input(
-                    "`--rows` and a list of `--lengths` both say how many rows there are",
-                ));
-            }
-            list.split(',').map(length).collect::<Result<_>>()?
-        }
-        (None, Some(tokens)) => vec![tokens.get(); n_rows],
-        (None, None) => Vec::new(),
-    };
+        ("lognormal", _) => Err(too_many()),
+        (_, Some(_)) => Err(Error::input(
+            "`--rows` and a list of `--lengths` both say how many rows there are",
+        )),
+        (list, None) => few_enough(list.split(',').map(length).collect::<Result<_>>()?),
+    }
+}
+
+fn few_enough(lengths: Vec<usize>) -> Result<Vec<usize>> {
     let total = lengths
         .iter()
         .try_fold(0usize, |sum, &length| sum.checked_add(length));
