@@ -26,6 +26,15 @@ impl Ran {
     }
 }
 
+impl Options {
+    /// All cases, and what the backend of a kind promises.
+    pub fn of(kind: BackendKind, dtype: ComputeType) -> Self {
+        match kind {
+            BackendKind::Cpu | BackendKind::Reference => Options::new(dtype),
+        }
+    }
+}
+
 /// The types that a backend computes in.
 pub fn dtypes(kind: BackendKind) -> &'static [ComputeType] {
     match kind {
