@@ -109,6 +109,12 @@ pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
             causal,
         );
     }
+    for d_kv in [16, 64] {
+        add(
+            format!("no tokens, heads of {d_kv}"),
+            spec(2, d_kv, &[0, 0]),
+        );
+    }
     add("1000 tokens".to_owned(), spec(1, 64, &[1000]));
     for d_kv in [8, 16, 24, 32, 64, 128] {
         let mixed = spec(2, d_kv, &MIXED);

@@ -70,7 +70,6 @@ fn embed<B: Backend>(
     let table = subject.backend.prepare_table(table)?;
     let found = subject.backend.embed(&table, ids);
     let found = subject.backend.read_stream(&found)?;
-    worst.equal("values", &found.len(), &exact.data.len());
     worst.compare("embeddings", &found, &exact.data, |_| 0.0);
     Ok(())
 }

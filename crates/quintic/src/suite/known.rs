@@ -31,6 +31,11 @@ impl Options {
     pub fn of(kind: BackendKind, dtype: ComputeType) -> Self {
         match kind {
             BackendKind::Cpu | BackendKind::Reference => Options::new(dtype),
+            // Another number of tokens may be multiplied in another order.
+            BackendKind::Cuda(_) => Options {
+                row_bits: false,
+                ..Options::new(dtype)
+            },
         }
     }
 }

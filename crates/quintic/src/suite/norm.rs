@@ -19,6 +19,9 @@ pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
             norm(subject, worst, &stream(5, width, 3.0), 1e-6)
         });
     }
+    list.add("no tokens", |subject, worst| {
+        norm(subject, worst, &stream(0, 40, 1.0), 1e-6)
+    });
     list.add("rows of zeros", |subject, worst| {
         let mut x = stream(6, 40, 1.0);
         x.row_mut(0).fill(0.0);

@@ -63,6 +63,11 @@ pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
             encoders.alone(subject, worst)
         });
     }
+    list.add("empty rows alone", |subject, worst| {
+        let encoders = Encoders::load(subject, SHAPES[1])?;
+        let batch = PackedBatch::from_rows(&[vec![], vec![]], VOCAB)?;
+        encoders.compare(worst, &batch, &Pass::default())
+    });
     // What a backend has kept of a pass must serve the next of its form, and no other.
     list.add("the same form again and again", |subject, worst| {
         let encoders = Encoders::load(subject, SHAPES[0])?;

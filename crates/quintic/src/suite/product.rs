@@ -55,6 +55,11 @@ pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>, options: &Optio
             gate(subject, worst, (17, 40, 24), activation)
         });
     }
+    list.add("no tokens", |subject, worst| {
+        store(subject, worst, 0, (64, &[40]))?;
+        add(subject, worst, 0, (64, &[40]))?;
+        gate(subject, worst, (0, 24, 40), Activation::GeluTanh)
+    });
     list.add("1000 tokens", |subject, worst| {
         add(subject, worst, 1000, (64, &[40]))
     });
