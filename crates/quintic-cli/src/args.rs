@@ -30,6 +30,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Measure a model's speed, or what this machine can do at most.
     Bench(Box<BenchArgs>),
+    /// Check the backends of this machine, operation by operation, against exact sums.
+    Check(CheckArgs),
 }
 
 /// Which model, and which of its files.
@@ -316,6 +318,22 @@ pub(crate) struct ConvertArgs {
     /// No progress bar.
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArgs {
+    /// Backend to check, such as `cpu`, or `all`.
+    #[arg(long, value_name = "NAME|all", default_value = "all")]
+    pub(crate) backend: String,
+    /// Type that it computes in.
+    #[arg(long, value_parser = ["f32", "bf16", "f16", "all"], default_value = "all")]
+    pub(crate) dtype: String,
+    /// Run only cases whose `group/name` contains this, such as `attention/` or `1000 tokens`.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Args, Debug)]

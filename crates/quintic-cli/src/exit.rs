@@ -4,8 +4,8 @@ use std::error::Error as _;
 
 use quintic::{Error, ErrorKind, Result};
 
-/// The exit code of an error; 0 is success, 1 is `compare`'s for a difference and 2 is clap's
-/// for a wrong command line.
+/// The exit code of an error; 0 is success, 1 is `compare`'s for a difference and `check`'s for a
+/// case that failed, and 2 is clap's for a wrong command line.
 pub(crate) fn code(kind: ErrorKind) -> u8 {
     match kind {
         ErrorKind::Io => 3,

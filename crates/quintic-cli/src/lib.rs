@@ -42,6 +42,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Compare(args) => commands::compare::run(args),
         Command::Convert(args) => commands::convert::run(args).map(|()| 0),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Check(args) => commands::check::run(args),
     };
     exit::report(result)
 }

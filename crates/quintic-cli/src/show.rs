@@ -51,6 +51,25 @@ pub(crate) fn aligned(rows: &[(String, Vec<String>)]) -> String {
     text
 }
 
+/// A table. The first `n_words` columns hold words, which begin in line; numbers end in line.
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]], n_words: usize) -> String {
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| row[column].chars().count());
+        widths.max().unwrap_or(0)
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    let lines = rows.iter().map(|row| {
+        let cells = row.iter().zip(widths).enumerate();
+        let cells = cells.map(|(column, (cell, width))| match column < n_words {
+            true => format!("{cell:width$}"),
+            false => format!("{cell:>width$}"),
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        line.trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +99,12 @@ mod tests {
         };
         let rows = [row("a", &["1"]), row("long", &["2", "3"]), row("none", &[])];
         assert_eq!(aligned(&rows), "a     1\nlong  2\n      3");
+    }
+
+    #[test]
+    fn tables() {
+        let rows = [["name", "n"], ["x", "100"]].map(|row| row.map(str::to_owned));
+        assert_eq!(super::columns(&rows, 1), "name    n\nx     100");
+        assert_eq!(super::columns(&rows, 2), "name  n\nx     100");
     }
 }

@@ -49,6 +49,7 @@ pub mod output;
 pub mod packed;
 pub mod preset;
 pub mod sentence;
+pub mod suite;
 pub mod synthetic;
 mod tensor;
 mod text_encoder;

@@ -29,6 +29,38 @@ pub enum BackendKind {
 }
 
 impl BackendKind {
+    /// Every backend of this build, whether or not this machine can run it; of several devices
+    /// the first.
+    pub const ALL: [BackendKind; 3] = [
+        BackendKind::Cpu,
+        BackendKind::Cuda(0),
+        BackendKind::Reference,
+    ];
+
+    /// Its name, such as `cpu`, without a device's number.
+    pub fn name(self) -> &'static str {
+        match self {
+            BackendKind::Cpu => "cpu",
+            BackendKind::Reference => "reference",
+            BackendKind::Cuda(_) => "cuda",
+        }
+    }
+
+    /// Whether this machine can run it.
+    ///
+    /// # Errors
+    ///
+    /// The reason why it cannot, most often
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
+    pub fn available(self) -> Result<()> {
+        let compute = Compute::default();
+        match self {
+            BackendKind::Cpu => Cpu::new(&compute).map(drop),
+            BackendKind::Reference => Ok(()),
+            BackendKind::Cuda(ordinal) => open_cuda(ordinal, &compute).map(drop),
+        }
+    }
+
     /// The backend of a name.
     ///
     /// # Errors
@@ -519,7 +551,7 @@ fn load(
     }
 }
 
-fn open_cuda(ordinal: usize, compute: &Compute) -> Result<Cuda> {
+pub(crate) fn open_cuda(ordinal: usize, compute: &Compute) -> Result<Cuda> {
     let device = quintic_cuda::driver::open(ordinal)
         .map_err(|error| cuda::failed(error).at(format!("backend `cuda:{ordinal}`")))?;
     Cuda::new(device, compute)

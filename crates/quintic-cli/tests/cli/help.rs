@@ -14,6 +14,7 @@ fn the_commands_are_listed() {
         "tokenize  Show the tokens of texts",
         "compare   Compare the tensors of two safetensors files",
         "convert   Write a model in another form",
+        "check     Check the backends of this machine",
     ] {
         assert!(help.contains(line), "{help}");
     }
@@ -27,7 +28,7 @@ fn the_commands_are_listed() {
 #[test]
 fn every_option_has_a_line() {
     for command in [
-        "encode", "inspect", "tokenize", "compare", "convert", "bench",
+        "encode", "inspect", "tokenize", "compare", "convert", "bench", "check",
     ] {
         let help = run(&[command, "-h"]).good().out;
         let lines: Vec<&str> = help.lines().collect();
@@ -168,6 +169,7 @@ fn wrong_command_lines() {
         (&["tokenize", "text"], "--model <DIR|FILE|ID>"),
         (&["inspect"], "<MODEL>"),
         (&["compare", "a"], "<B>"),
+        (&["check", "--dtype", "f64"], "[possible values: f32"),
         (
             &["compare", "a", "b", "--max", "few"],
             "invalid float literal",

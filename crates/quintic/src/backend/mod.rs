@@ -21,6 +21,7 @@
 //! is the only caller, and it has checked files and batches before.
 
 mod buckets;
+mod by_reference;
 mod choose;
 pub mod cpu;
 pub mod cuda;

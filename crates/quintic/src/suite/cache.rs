@@ -1,0 +1,215 @@
+//! Keys and values that stay from one step to the next.
+
+use super::attention::{Bias, Heads, Row, compare, picks, values_base};
+use super::inputs::{Made, make, noise, row_starts, tensor};
+use super::{List, Subject, Worst};
+use crate::Result;
+use crate::backend::reference::Reference;
+use crate::backend::{Attention, Backend, Keys, Visible};
+use crate::batch::Mask;
+use crate::compute::ComputeType;
+
+/// New tokens of each of three rows, step by step.
+type Steps = &'static [[usize; 3]];
+
+/// As a decoder does: all of the prompts, then token by token.
+const TOKEN_BY_TOKEN: Steps = &[[3, 1, 17], [1, 1, 1], [1, 1, 1], [1, 0, 1], [1, 1, 1]];
+
+/// Steps of many tokens, across every multiple of 32 that a room may end at.
+const LONG: Steps = &[
+    [2, 1, 5],
+    [1, 40, 0],
+    [30, 0, 59],
+    [64, 1, 1],
+    [1, 90, 2],
+    [1, 1, 1],
+];
+
+pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
+    for heads in [(3, 8), (2, 16), (2, 32), (1, 64), (2, 64), (1, 128)] {
+        let (n_heads, d_kv) = heads;
+        for (name, steps) in [("token by token", TOKEN_BY_TOKEN), ("long steps", LONG)] {
+            list.add(
+                format!("{name}, {n_heads} heads of {d_kv}"),
+                move |subject, worst| grow(subject, worst, heads, steps, Bias::Past),
+            );
+        }
+    }
+    for (name, bias) in [
+        ("no bias", Bias::None),
+        ("few buckets", Bias::Small(8, 20)),
+        ("both directions", Bias::Published),
+    ] {
+        list.add(format!("token by token, {name}"), move |subject, worst| {
+            grow(subject, worst, (1, 64), TOKEN_BY_TOKEN, bias)
+        });
+    }
+    for d_kv in [16, 64, 128] {
+        list.add(
+            format!("keys of another sequence, heads of {d_kv}"),
+            move |subject, worst| cross(subject, worst, (2, d_kv)),
+        );
+    }
+}
+
+/// Keys and values of a row so far.
+type Cached = Vec<[Vec<f32>; 2]>;
+
+/// Keys and values in memory of the host, and rows that look into it.
+fn rows_of<'a>(
+    queries: &'a Made<impl Backend>,
+    starts: &[usize],
+    cached: &'a [Cached],
+) -> Vec<Row<'a>> {
+    let inner = cached
+        .iter()
+        .flatten()
+        .next()
+        .map_or(0, |[key, _]| key.len());
+    let rows = starts.windows(2).zip(cached);
+    rows.map(|(bounds, cached)| Row {
+        queries: (bounds[0]..bounds[1])
+            .map(|token| &queries.exact.row(token)[..inner])
+            .collect(),
+        keys: cached.iter().map(|[key, _]| &key[..]).collect(),
+        values: cached.iter().map(|[_, value]| &value[..]).collect(),
+    })
+    .collect()
+}
+
+fn remember(cached: &mut [Cached], made: &Made<impl Backend>, starts: &[usize], columns: Heads) {
+    let (first, inner) = columns;
+    for (bounds, cached) in starts.windows(2).zip(cached) {
+        for token in bounds[0]..bounds[1] {
+            let row = &made.exact.row(token)[first..];
+            cached.push([row[..inner].to_vec(), row[inner..2 * inner].to_vec()]);
+        }
+    }
+}
+
+/// Which key of its row each new token is.
+fn keys_of(lengths: &[usize], cached: &[Cached]) -> Vec<usize> {
+    let rows = lengths.iter().zip(cached);
+    rows.flat_map(|(&n, cached)| cached.len()..cached.len() + n)
+        .collect()
+}
+
+/// Self-attention of a decoder, step by step.
+fn grow<B: Backend>(
+    subject: &Subject<'_, B>,
+    worst: &mut Worst,
+    heads: Heads,
+    steps: Steps,
+    bias: Bias,
+) -> Result<()> {
+    let backend = subject.backend;
+    let (n_heads, d_kv) = heads;
+    let inner = n_heads * d_kv;
+    let table = bias.buckets().map(|(buckets, n)| {
+        let values = noise(ComputeType::F32, n * n_heads, 7);
+        (tensor(n, n_heads, &values), buckets)
+    });
+    let own_bias = match &table {
+        Some((table, buckets)) => Some(backend.prepare_bias(table.clone(), buckets.clone())?),
+        None => None,
+    };
+    let exact_bias = match table {
+        Some((table, buckets)) => Some(Reference.prepare_bias(table, buckets)?),
+        None => None,
+    };
+    let mut own_cache = backend.kv_cache(3, n_heads, d_kv);
+    let mut exact_cache = Reference.kv_cache(3, n_heads, d_kv);
+    let mut cached: Vec<Cached> = vec![Vec::new(); 3];
+    for (at, lengths) in steps.iter().enumerate() {
+        let starts = row_starts(lengths);
+        let values = values_base(subject.dtype(), d_kv, &keys_of(lengths, &cached), at);
+        let made = make(subject, worst, &values, &picks(heads, 1.0, at), true)?;
+        backend.append_kv(&mut own_cache, &made.own, inner, &starts);
+        Reference.append_kv(&mut exact_cache, &made.exact, inner, &starts);
+        remember(&mut cached, &made, &starts, (inner, inner));
+        compare(
+            subject,
+            worst,
+            &Attention {
+                n_heads,
+                d_kv,
+                queries: &made.own,
+                row_starts: &starts,
+                keys: Keys::Cache(&own_cache),
+                bias: own_bias.as_ref(),
+                positions: None,
+                visible: Visible::Causal,
+                head_gains: None,
+            },
+            &Attention {
+                n_heads,
+                d_kv,
+                queries: &made.exact,
+                row_starts: &starts,
+                keys: Keys::Cache(&exact_cache),
+                bias: exact_bias.as_ref(),
+                positions: None,
+                visible: Visible::Causal,
+                head_gains: None,
+            },
+            &rows_of(&made, &starts, &cached),
+            if exact_bias.is_some() { 1.0 } else { 0.0 },
+        )?;
+    }
+    Ok(())
+}
+
+/// Cross-attention: keys and values are appended once, from an operand of nothing else, and
+/// every query sees them all.
+fn cross<B: Backend>(subject: &Subject<'_, B>, worst: &mut Worst, heads: Heads) -> Result<()> {
+    let (backend, dtype) = (subject.backend, subject.dtype());
+    let (n_heads, d_kv) = heads;
+    let inner = n_heads * d_kv;
+    let mut cached: Vec<Cached> = vec![Vec::new(); 3];
+    let lengths = [33, 1, 70];
+    let starts = row_starts(&lengths);
+    let values = values_base(dtype, d_kv, &keys_of(&lengths, &cached), 1);
+    let all = picks(heads, 1.0, 4);
+    let made = make(subject, worst, &values, &all[inner..], true)?;
+    let mut own_cache = backend.kv_cache(3, n_heads, d_kv);
+    let mut exact_cache = Reference.kv_cache(3, n_heads, d_kv);
+    backend.append_kv(&mut own_cache, &made.own, 0, &starts);
+    Reference.append_kv(&mut exact_cache, &made.exact, 0, &starts);
+    remember(&mut cached, &made, &starts, (0, inner));
+    for (at, lengths) in [[2, 0, 5], [1, 1, 1], [0, 40, 3]].iter().enumerate() {
+        let starts = row_starts(lengths);
+        let key_of: Vec<usize> = (0..starts[3]).collect();
+        let values = values_base(dtype, d_kv, &key_of, 10 + at);
+        let queries = make(subject, worst, &values, &all[..inner], true)?;
+        let gains: Vec<f32> = (0..n_heads).map(|head| 0.5 + head as f32).collect();
+        compare(
+            subject,
+            worst,
+            &Attention {
+                n_heads,
+                d_kv,
+                queries: &queries.own,
+                row_starts: &starts,
+                keys: Keys::Cache(&own_cache),
+                bias: None,
+                positions: None,
+                visible: Visible::Mask(&Mask::Full),
+                head_gains: Some(&gains),
+            },
+            &Attention {
+                n_heads,
+                d_kv,
+                queries: &queries.exact,
+                row_starts: &starts,
+                keys: Keys::Cache(&exact_cache),
+                bias: None,
+                positions: None,
+                visible: Visible::Mask(&Mask::Full),
+                head_gains: Some(&gains),
+            },
+            &rows_of(&queries, &starts, &cached),
+            0.0,
+        )?;
+    }
+    Ok(())
+}

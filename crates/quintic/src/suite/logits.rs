@@ -1,0 +1,122 @@
+//! Scores of a vocabulary, and choices by them.
+
+use super::inputs::{noise, stacked};
+use super::{List, SIZES, Subject, Worst, bounds};
+use crate::Result;
+use crate::backend::reference::{Reference, Rows};
+use crate::backend::{Backend, Choice, Epilogue};
+
+/// Rows, d_model, vocab.
+type Sizes = (usize, usize, usize);
+
+pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
+    for rows in SIZES {
+        list.add(format!("{rows} rows"), move |subject, worst| {
+            logits(subject, worst, (rows, 24, 40), 1.0)
+        });
+    }
+    for vocab in [1, 7, 128, 131, 500] {
+        list.add(format!("a vocabulary of {vocab}"), move |subject, worst| {
+            logits(subject, worst, (3, 64, vocab), 0.125)
+        });
+    }
+    for scale in [0.044_194_174, 1.0, -2.0] {
+        list.add(format!("scale {scale}"), move |subject, worst| {
+            logits(subject, worst, (5, 512, 72), scale)
+        });
+    }
+    list.add(
+        "the most likely tokens, lower ids first among equals",
+        |subject, worst| {
+            choose(
+                subject,
+                worst,
+                &[Choice::Top(1), Choice::Top(9), Choice::Top(90)],
+            )
+        },
+    );
+    list.add("draws", |subject, worst| {
+        let uniforms = [0.0, 0.31, 0.73, 0.999];
+        let sample = |temperature, top_k, top_p| Choice::Sample {
+            temperature,
+            top_k,
+            top_p,
+            uniforms: &uniforms,
+        };
+        let choices = [
+            sample(1.0, 0, 1.0),
+            sample(0.7, 20, 0.9),
+            sample(1.5, 1, 1.0),
+            sample(1.0, 0, 0.05),
+        ];
+        choose(subject, worst, &choices)
+    });
+}
+
+fn logits<B: Backend>(
+    subject: &Subject<'_, B>,
+    worst: &mut Worst,
+    (rows, d_model, vocab): Sizes,
+    scale: f32,
+) -> Result<()> {
+    let (backend, dtype) = (subject.backend, subject.dtype());
+    let x = Rows::new(rows, d_model, noise(dtype, rows * d_model, rows));
+    let head = noise(dtype, vocab * d_model, vocab);
+    let expected = Reference.logits(&x, &stacked(vocab, d_model, &head), scale);
+    let magnitudes = |values: &[f32]| -> Vec<f32> { values.iter().map(|v| v.abs()).collect() };
+    let mut sizes = Rows::zeros(rows, vocab);
+    Reference.linear(
+        &Rows::new(rows, d_model, magnitudes(&x.data)),
+        &stacked(vocab, d_model, &magnitudes(&head)),
+        Epilogue::Store(&mut sizes),
+    );
+    let matrix = backend.prepare_matrix(stacked(vocab, d_model, &head), None)?;
+    let own = backend.stream(rows, d_model, &x.data);
+    let found = backend.read_logits(&backend.logits(&own, &matrix, scale))?;
+    worst.compare("logits", &found, &expected.data, |at| {
+        bounds::sum(d_model, scale.abs() * sizes.data[at])
+            + 2.0 * bounds::SINGLE * f64::from(expected.data[at].abs())
+    });
+    Ok(())
+}
+
+fn choose<B: Backend>(
+    subject: &Subject<'_, B>,
+    worst: &mut Worst,
+    choices: &[Choice<'_>],
+) -> Result<()> {
+    let backend = subject.backend;
+    let (rows, d_model, vocab) = (4, 40, 90);
+    // Small whole numbers: many tokens have the same score, exactly.
+    let whole = |n, seed| -> Vec<f32> {
+        let values = noise(crate::ComputeType::F32, n, seed);
+        values.iter().map(|x| (x * 2.0).floor()).collect()
+    };
+    let x = Rows::new(rows, d_model, whole(rows * d_model, 4));
+    let head = whole(vocab * d_model, 5);
+    let scale = 0.125;
+    let exact = Reference.logits(&x, &stacked(vocab, d_model, &head), scale);
+    let largest = exact.data.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    let matrix = backend.prepare_matrix(stacked(vocab, d_model, &head), None)?;
+    let logits = backend.logits(&backend.stream(rows, d_model, &x.data), &matrix, scale);
+    for &choice in choices {
+        let expected = Reference.choose(&exact, choice)?;
+        let found = backend.choose(&logits, choice)?;
+        let ids = |rows: &[Vec<crate::backend::Chosen>]| -> Vec<Vec<u32>> {
+            let ids = rows
+                .iter()
+                .map(|row| row.iter().map(|chosen| chosen.id).collect());
+            ids.collect()
+        };
+        worst.equal("ids", &ids(&found), &ids(&expected));
+        let logs = |rows: &[Vec<crate::backend::Chosen>]| -> Vec<f32> {
+            rows.iter()
+                .flatten()
+                .map(|chosen| chosen.log_prob)
+                .collect()
+        };
+        let bound = ((vocab + 16) as f64 + 4.0 * f64::from(largest)) * bounds::SINGLE;
+        worst.compare("logarithms", &logs(&found), &logs(&expected), |_| bound);
+    }
+    Ok(())
+}

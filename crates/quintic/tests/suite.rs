@@ -1,0 +1,95 @@
+//! The suite of cases on every backend that runs here.
+
+#![allow(clippy::unwrap_used)]
+
+use quintic::backend::Backend;
+use quintic::backend::cpu::Cpu;
+use quintic::backend::reference::Reference;
+use quintic::suite::{self, Group, Options};
+use quintic::{Compute, ComputeType};
+use quintic_kernels::Isa;
+
+/// Runs the cases; every one has to pass.
+fn passes<B: Backend>(backend: &B, options: &Options) {
+    let (mut groups, mut failures) = (Vec::new(), Vec::new());
+    suite::run(backend, options, &mut |outcome| {
+        groups.push(outcome.group);
+        if !outcome.passed() {
+            failures.push(format!("{outcome:?}"));
+        }
+    });
+    let name = format!("{} {:?} {:?}", backend.name(), backend.isa(), options.dtype);
+    assert!(
+        failures.is_empty(),
+        "{name}: {} of {} fail\n{}",
+        failures.len(),
+        groups.len(),
+        failures.join("\n")
+    );
+    assert!(!groups.is_empty(), "{name}: no cases");
+    for group in Group::ALL {
+        let wanted = options.filter.is_none();
+        assert!(!wanted || groups.contains(&group), "{name}: no {group}");
+    }
+}
+
+fn cpu(isa: Isa, dtype: ComputeType) -> Cpu {
+    let compute = Compute {
+        dtype,
+        threads: 1.try_into().ok(),
+        ..Compute::default()
+    };
+    Cpu::with_isa(isa, &compute).unwrap()
+}
+
+fn cpu_passes(isa: Isa) {
+    for dtype in ComputeType::ALL {
+        passes(&cpu(isa, dtype), &Options::new(dtype));
+    }
+}
+
+fn group_passes(isa: Isa, dtype: ComputeType, group: Group) {
+    let mut options = Options::new(dtype);
+    options.filter = Some(format!("{group}/"));
+    passes(&cpu(isa, dtype), &options);
+}
+
+#[test]
+fn the_reference_passes() {
+    for dtype in ComputeType::ALL {
+        passes(&Reference, &Options::new(dtype));
+    }
+}
+
+#[test]
+fn portable_code_passes() {
+    cpu_passes(Isa::Portable);
+}
+
+/// The others of this machine, and emulated tiles where only those are missing; each in a thread
+/// of its own.
+#[test]
+fn every_instruction_set_passes() {
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    {
+        quintic_tiles::install();
+        // SAFETY: the emulator answers for tile instructions in the whole process.
+        unsafe { quintic_kernels::testing::assume_tiles() };
+    }
+    std::thread::scope(|scope| {
+        for isa in Isa::available() {
+            match isa {
+                Isa::Portable => (),
+                // Emulated tiles are slow, and only bf16 uses them.
+                Isa::Amx => {
+                    for group in Group::ALL {
+                        scope.spawn(move || group_passes(isa, ComputeType::Bf16, group));
+                    }
+                }
+                _ => {
+                    scope.spawn(move || cpu_passes(isa));
+                }
+            }
+        }
+    });
+}
