@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use quintic::backend::Backend;
 use quintic::backend::cpu::Cpu;
+use quintic::backend::cuda::Cuda;
 use quintic::backend::reference::Reference;
 use quintic::suite::{self, Group, Options};
 use quintic::{Compute, ComputeType};
+use quintic_cuda_emulator::EmulatedDevice;
 use quintic_kernels::Isa;
 
 /// Runs the cases; every one has to pass.
@@ -59,6 +63,32 @@ fn the_reference_passes() {
     for dtype in ComputeType::ALL {
         passes(&Reference, &Options::new(dtype));
     }
+}
+
+/// The kernels' sources and everything around them on a device that a CPU plays, groups at a
+/// time: forwards, and with blocks and threads in the opposite order.
+#[test]
+fn cuda_passes_on_an_emulated_device() {
+    std::thread::scope(|scope| {
+        for dtype in ComputeType::ALL {
+            for group in Group::ALL {
+                scope.spawn(move || {
+                    let device = Arc::new(EmulatedDevice::new(1 << 30));
+                    device.run_backwards(group == Group::Attention);
+                    let compute = Compute {
+                        dtype,
+                        ..Compute::default()
+                    };
+                    let cuda = Cuda::new(device, &compute).unwrap();
+                    let mut options = Options::new(dtype);
+                    options.filter = Some(format!("{group}/"));
+                    // Products may be summed in another order in another company.
+                    options.row_bits = false;
+                    passes(&cuda, &options);
+                });
+            }
+        }
+    });
 }
 
 #[test]

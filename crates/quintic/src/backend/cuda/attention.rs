@@ -212,6 +212,9 @@ pub(super) fn attend(
     out: &Buffer,
 ) -> cuda::Result<()> {
     check(attention);
+    if attention.queries.tokens == 0 {
+        return attention.queries.contents().map(drop);
+    }
     let reach = attention.bias.map_or(0, |bias| bias.reach);
     let pairs = matches!(attention.visible, Visible::Mask(Mask::Pairs(_)));
     let fused = matches!(attention.keys, Keys::Fused);
@@ -237,6 +240,9 @@ pub(super) fn weights(cuda: &Cuda, attention: &Attention<'_, Cuda>) -> cuda::Res
         };
         starts.push(end);
         end += (attention.n_heads * queries * keys) as u64;
+    }
+    if end == 0 {
+        return attention.queries.contents().map(|_| Vec::new());
     }
     let starts = cuda.memory.upload(&starts)?;
     let out = cuda.memory.buffer(4 * end as usize)?;
