@@ -136,7 +136,11 @@ fn every_type_is_near_float64() {
                 .unwrap();
             let truth = truth(model, case);
             // The second time is recorded, the third is run from the recording.
-            let times = if compute.dtype == ComputeType::Bf16 { 3 } else { 1 };
+            let times = if compute.dtype == ComputeType::Bf16 {
+                3
+            } else {
+                1
+            };
             for time in 1..=times {
                 let last = states(&encoder, &packed).unwrap();
                 let found = layout.unpack(&last, config.d_model);
