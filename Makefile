@@ -93,13 +93,13 @@ bench-precision: $(FLAN)/model.safetensors ## Measure the distance from float64 
 lint: ## Check format, lints and documentation
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features --locked -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc -p quintic -p quintic-kernels --no-deps --all-features --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc -p quintic -p quintic-kernels -p quintic-cuda --no-deps --all-features --locked
 
 format: ## Format the code
 	$(CARGO) fmt --all
 
 docs: ## Build the API documentation (target/doc)
-	$(CARGO) doc -p quintic -p quintic-kernels --no-deps --all-features
+	$(CARGO) doc -p quintic -p quintic-kernels -p quintic-cuda --no-deps --all-features
 
 clean: ## Remove everything that was built or fetched
 	rm -rf target .cache $(VENV) $(DEMO_VENV) $(CUDA_VENV) .venv-bench gpu-check demo-out

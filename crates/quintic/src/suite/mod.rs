@@ -235,7 +235,7 @@ impl Outcome {
     /// How much of its bound the error takes; above 1 it fails.
     pub fn share(&self) -> f64 {
         match (self.error, self.bound) {
-            (error, _) if error == 0.0 => 0.0,
+            (0.0, _) => 0.0,
             (error, bound) => error / bound,
         }
     }

@@ -3,7 +3,7 @@
 //! Operations are queued on one stream of the device and run behind the program's back; the
 //! program waits where a result reaches the host. What a batch looks like (row bounds, masks,
 //! tiles of attention) is uploaded once a pass. Passes that come again are recorded as one graph
-//! for each number of tokens, rounded up ([`form`]); the tokens that are missing form a row of
+//! for each number of tokens, rounded up; the tokens that are missing form a row of
 //! their own that nobody reads.
 //!
 //! # Numerics
@@ -11,7 +11,7 @@
 //! The residual stream is f32: the two products that end in it add to it in f32, so that no sum
 //! passes through 16 bits. Operands are f32, bf16 or f16 as [`Compute`] says; gate and up are
 //! rounded to that type before they meet in f32. In f16, the two places that T5 overflows get a
-//! power of two each, found while running ([`scales`]). The softmax is f32, its weights are
+//! power of two each, found while running. The softmax is f32, its weights are
 //! rounded to the operand type.
 //!
 //! The same row has the same bits in every batch of the same form; in others the products may
