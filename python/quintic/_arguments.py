@@ -94,12 +94,35 @@ def threads(number: int | None, backend: str) -> int | None:
     return number
 
 
-def check_device_map(device_map: Any) -> None:
-    """Refuses every place but the CPU."""
+def place(device: Any) -> str:
+    """``cpu`` or ``cuda:N``, for what PyTorch knows by several names."""
+    name = f"cuda:{device}" if isinstance(device, int) else str(device)
+    if name == "cuda":
+        torch = sys.modules.get("torch")
+        # PyTorch's current device, where there is one.
+        current = torch.cuda.current_device() if torch is not None and torch.cuda.is_available() else 0
+        return f"cuda:{current}"
+    if name == "cpu" or (name.startswith("cuda:") and name[5:].isdecimal()):
+        return name
+    raise UnsupportedError(f"there is no device `{name}` for this package, expected `cpu`, `cuda` or `cuda:1`")
+
+
+def take_device_map(arguments: dict[str, Any]) -> None:
+    """Takes ``device_map`` out and puts what it means for ``backend`` in: one device for all weights."""
+    device_map = arguments.pop("device_map", None)
     places = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
-    for place in places:
-        if place is not None and str(place) not in ("cpu", "auto", "balanced", "sequential"):
-            raise UnsupportedError(f"`device_map` names device `{place}`: this build computes on the CPU alone")
+    # Left to the package: where `backend` says, which is the CPU.
+    named = {place(where) for where in places if where is not None and str(where) not in ("auto", "balanced", "sequential")}
+    if len(named) > 1:
+        raise UnsupportedError(f"`device_map` names devices {', '.join(sorted(named))}: all weights are on one")
+    for where in named:
+        backend = arguments.get("backend")
+        if where != "cpu" and backend not in (None, "cuda", where):
+            raise UnsupportedError(f"`device_map` names device `{where}`, but `backend` is `{backend}`")
+        if where == "cpu" and str(backend).startswith("cuda"):
+            raise UnsupportedError(f"`device_map` names device `cpu`, but `backend` is `{backend}`")
+        if where != "cpu":
+            arguments["backend"] = where
 
 
 def check_rest(arguments: dict[str, Any]) -> None:

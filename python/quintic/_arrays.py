@@ -34,8 +34,8 @@ def to_numpy(value: Any, name: str) -> NDArray[Any]:
     if is_torch(value):
         if value.device.type != "cpu":
             raise UnsupportedError(
-                f"`{name}` is on device `{value.device}`: this build computes on the CPU alone\n\n"
-                "hint: move it there by `.cpu()`"
+                f"`{name}` is on device `{value.device}`, the model is on the CPU\n\n"
+                "hint: move it there by `.cpu()`, or the model to a CUDA device by `.to(...)`"
             )
         value = value.detach()
         if value.layout != sys.modules["torch"].strided:
@@ -53,6 +53,11 @@ def to_numpy(value: Any, name: str) -> NDArray[Any]:
     if array.dtype == object:
         raise InputError(f"`{name}` is no array: its rows differ in length, or it holds other things than numbers")
     return array
+
+
+def fetched(value: Any) -> Any:
+    """On the CPU, if it is a tensor on a CUDA device: what a batch looks like is planned there."""
+    return value.detach().cpu() if is_torch(value) and value.device.type == "cuda" else value
 
 
 def _is_foreign(value: Any) -> bool:

@@ -72,7 +72,9 @@ class EncoderModel(TextMethods):
             torch.nn.Module.__init__(self)
             # Whoever holds the model in a module of its own asks that module's parameters for device
             # and type. This one stands for all, and has no values.
-            self._stand_in = torch.nn.Parameter(_nothing(_arrays.LONG_NAMES[engine.dtype]), requires_grad=False)
+            self._stand_in = torch.nn.Parameter(
+                _nothing(_arrays.LONG_NAMES[engine.dtype], engine.device), requires_grad=False
+            )
         if self._saved_as is not None:
             # Pipelines write down this module and the class's name; what they save can then be
             # loaded by whoever has transformers alone.
@@ -191,10 +193,15 @@ class EncoderModel(TextMethods):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         as_torch = any(map(_arrays.is_torch, (input_ids, inputs_embeds, attention_mask)))
+        if inputs_embeds is not None:
+            _refuse_gradients(inputs_embeds)
+        if self._on_cuda:
+            input_ids, inputs_embeds, attention_mask, head_mask = map(
+                _arrays.fetched, (input_ids, inputs_embeds, attention_mask, head_mask)
+            )
         config = self._engine.config
         embeddings = None
         if inputs_embeds is not None:
-            _refuse_gradients(inputs_embeds)
             shape = (None, None, config["d_model"])
             meaning = f"[rows, len, {config['d_model']}]"
             embeddings = _arrays.floats(inputs_embeds, "inputs_embeds", shape, meaning)
@@ -207,24 +214,30 @@ class EncoderModel(TextMethods):
         wants_states = self._kept("output_hidden_states", output_hidden_states, config["num_layers"] + 1)
         wants_attentions = self._switch("output_attentions", output_attentions)
         dtype = self._result_dtype(as_torch)
-        last, inner, attentions = self._engine.forward(
-            ids=ids,
-            embeddings=embeddings,
-            mask=_masks.flags(attention_mask, rows, length),
-            pad_rows=self.padding,
-            head_gains=_head_gains(head_mask, config["num_layers"], config["num_heads"]),
-            hidden_states=wants_states is not None,
-            attentions=wants_attentions,
-            output=_arrays.DTYPES[dtype],
-        )
+        request = {
+            "ids": ids,
+            "embeddings": embeddings,
+            "mask": _masks.flags(attention_mask, rows, length),
+            "pad_rows": self.padding,
+            "head_gains": _head_gains(head_mask, config["num_layers"], config["num_heads"]),
+            "output": _arrays.DTYPES[dtype],
+        }
 
         def states(values: Any) -> Any:
-            return _arrays.from_flat(values, (rows, length, config["d_model"]), dtype, as_torch)
+            return self._placed(_arrays.from_flat(values, (rows, length, config["d_model"]), dtype, as_torch))
 
         def weights(values: Any) -> Any:
-            return _arrays.from_flat(values, (rows, config["num_heads"], length, length), dtype, as_torch)
+            return self._placed(_arrays.from_flat(values, (rows, config["num_heads"], length, length), dtype, as_torch))
 
-        last = states(last)
+        inner: list[Any] = []
+        attentions: list[Any] = []
+        if self._on_cuda and as_torch and wants_states is None and not wants_attentions and rows * length > 0:
+            last = self._forward_there(request, (rows, length, config["d_model"]), dtype)
+        else:
+            last, inner, attentions = self._engine.forward(
+                **request, hidden_states=wants_states is not None, attentions=wants_attentions
+            )
+            last = states(last)
         output = self._output_class()(
             last_hidden_state=last,
             hidden_states=_only(wants_states, (*map(states, inner), last)),
@@ -232,6 +245,23 @@ class EncoderModel(TextMethods):
         )
         is_dict = self._switch("return_dict", return_dict, default=True)
         return output if is_dict else output.to_tuple()
+
+    def _forward_there(self, request: dict[str, Any], shape: tuple[int, ...], dtype: str) -> Any:
+        """The last states in a tensor on the model's device, in the order of PyTorch's current stream."""
+        import torch
+
+        result = torch.empty(shape, dtype=_arrays.torch_dtype(dtype), device=self._engine.device)
+        queue = torch.cuda.current_stream(result.device).cuda_stream
+        self._engine.forward_into(**request, address=result.data_ptr(), queue=queue)
+        return result
+
+    def _placed(self, result: Any) -> Any:
+        """A result from host memory, on the model's device if PyTorch's tensors are."""
+        return result.to(self._engine.device) if self._on_cuda and _arrays.is_torch(result) else result
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self._engine.device != "cpu"
 
     def _switch(self, name: str, argument: bool | None, default: bool = False) -> bool:
         if argument is not None:
@@ -277,12 +307,12 @@ class EncoderModel(TextMethods):
 
     @property
     def device(self) -> Any:
-        """The CPU."""
+        """The CPU, or the CUDA device that the weights are on."""
         if _torch_module() is _Absent:
-            return "cpu"
+            return self._engine.device
         import torch
 
-        return torch.device("cpu")
+        return torch.device(self._engine.device)
 
     @property
     def padding(self) -> str:
@@ -311,45 +341,46 @@ class EncoderModel(TextMethods):
         return self._engine.warnings
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Changes the type that is computed in, in place; weights are prepared again from
-        where they came, so that nothing of them is lost on the way to a wider type.
+        """Changes the type that is computed in and the device, in place; weights are prepared
+        again from where they came, so that nothing of them is lost on the way to a wider type.
 
-        There is no device but the CPU.
+        Devices are the CPU and those of CUDA. If the move fails, the model is what it was.
         """
         device, dtype = _parse_to(args, kwargs)
-        if device not in (None, "cpu"):
-            raise UnsupportedError(f"the model cannot move to device `{device}`: this build computes on the CPU alone")
-        return self if dtype is None else self._recompute(dtype)
+        return self._recompute(self._dtype_name if dtype is None else dtype, device)
 
-    def _recompute(self, dtype: Any) -> Any:
+    def _recompute(self, dtype: Any, device: str | None = None) -> Any:
         name = _arrays.dtype_name(dtype)
-        if name != self._dtype_name:
-            old = self._engine
+        old = self._engine
+        place = old.device if device is None else _arguments.place(device)
+        if name != self._dtype_name or place != old.device:
+            stays = place == old.device
+            backend = place if place != "cpu" else old.backend if stays else "cpu"
             self._engine = self._remake(
                 {
-                    "backend": old.backend,
-                    "dtype": _arrays.DTYPES[name],
+                    "backend": backend,
+                    "dtype": _arrays.DTYPES.get(name, name),
                     "matmul_precision": None,
-                    "threads": old.threads if old.backend == "cpu" else None,
+                    "threads": old.threads if stays and backend == "cpu" else _arguments.threads(None, backend),
                     "fold_norm_gains": old.fold_norm_gains or None,
                 }
             )
             if isinstance(self, _torch_module()):
-                self._stand_in.data = self._stand_in.data.to(self.dtype)
+                self._stand_in.data = self._stand_in.data.to(device=self.device, dtype=self.dtype)
         return self
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
         """How a module that holds this one moves and casts it."""
-        moved = fn(_nothing(self._dtype_name))
+        moved = fn(_nothing(self._dtype_name, self._engine.device))
         return self.to(moved.device, moved.dtype)
 
     def cpu(self) -> Any:
-        """The model, which is there already."""
-        return self
+        """As ``to("cpu")``."""
+        return self.to("cpu")
 
     def cuda(self, device: Any = None) -> Any:
-        """Refused: see :meth:`to`."""
-        return self.to("cuda" if device is None else device)
+        """As ``to("cuda")``, or to the device of that number."""
+        return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
 
     def float(self) -> Any:
         """As ``to(torch.float32)``."""
@@ -535,7 +566,7 @@ def load(
     defaults: type[EncoderModel], name: str, arguments: dict[str, Any], class_for: Callable[[Encoder], type[EncoderModel]]
 ) -> Any:
     """:meth:`EncoderModel.from_pretrained`, for a class that the loaded engine decides."""
-    _arguments.check_device_map(arguments.pop("device_map", None))
+    _arguments.take_device_map(arguments)
     given_config = arguments.pop("config", None)
     use_safetensors = arguments.pop("use_safetensors", None)
     attention = arguments.get("attn_implementation")
@@ -568,11 +599,11 @@ def load(
     return model
 
 
-def _nothing(dtype: str) -> Any:
-    """An empty tensor on the CPU, whatever PyTorch's default device is."""
+def _nothing(dtype: str, device: str) -> Any:
+    """An empty tensor on that device, whatever PyTorch's default device is."""
     import torch
 
-    return torch.empty(0, dtype=_arrays.torch_dtype(dtype), device="cpu")
+    return torch.empty(0, dtype=_arrays.torch_dtype(dtype), device=device)
 
 
 class _Absent:
@@ -717,7 +748,7 @@ def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str | None
         import torch
 
         device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-        return (None if device is None else str(device).removesuffix(":0")), dtype
+        return (None if device is None else str(device)), dtype
     places = [*args, kwargs.get("device")]
     devices = [place for place in places if isinstance(place, str) and place.split(":")[0] in ("cpu", "cuda", "mps")]
     dtypes = [place for place in [*args, kwargs.get("dtype")] if place is not None and place not in devices]

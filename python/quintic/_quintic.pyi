@@ -39,6 +39,20 @@ class Encoder:
         attentions: bool,
         output: str,
     ) -> tuple[NDArray[Any], list[NDArray[Any]], list[NDArray[Any]]]: ...
+    def forward_into(
+        self,
+        *,
+        ids: NDArray[np.int64],
+        embeddings: NDArray[np.float32] | None,
+        mask: NDArray[np.bool_] | None,
+        pad_rows: str,
+        head_gains: NDArray[np.float32] | None,
+        output: str,
+        address: int,
+        queue: int,
+    ) -> None: ...
+    @property
+    def device(self) -> str: ...
     def tensor(self, name: str) -> tuple[str, list[int], NDArray[np.uint8]]: ...
     def has_tensor(self, name: str) -> bool: ...
     @property

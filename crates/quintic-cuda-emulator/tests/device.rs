@@ -8,7 +8,7 @@ use quintic_cuda::device::{Address, Device, Element, Product};
 use quintic_cuda::kernels;
 use quintic_cuda::memory::Memory;
 use quintic_cuda::parameters::{
-    AppendKv, AttendPlain, AttendTiles, Convert, Embed, Gate, PoolRows, RmsNorm,
+    AppendKv, AttendPlain, AttendTiles, Convert, Embed, Gate, PlaceRows, PoolRows, RmsNorm,
 };
 use quintic_cuda_emulator::{EmulatedDevice, parameter_bytes};
 
@@ -32,6 +32,7 @@ fn parameters_have_the_sizes_that_the_kernels_read() {
         (&["gate_f32", "gate_bf16", "gate_f16"], size_of::<Gate>()),
         (&["convert_any"], size_of::<Convert>()),
         (&["pool_f32"], size_of::<PoolRows>()),
+        (&["place_f32"], size_of::<PlaceRows>()),
         (&["append_kv_f32", "append_kv_16"], size_of::<AppendKv>()),
         (
             &["attend_plain_f32", "attend_plain_bf16", "attend_plain_f16"],

@@ -59,6 +59,15 @@ struct PoolRows {
     u32 how; // POOL_*
 };
 
+// out[i] = x[rows[i]], or zeros, in another type: a result on its way to where it is wanted.
+struct PlaceRows {
+    const float *x;  // [tokens, columns]
+    const u32 *rows; // [results]; NO_TOKEN: zeros
+    void *out;       // [results, columns]
+    u32 columns;
+    u32 out_type; // TYPE_*
+};
+
 // Copies the keys and values of new tokens behind those of each row of a cache.
 struct AppendKv {
     const void *kv;        // [tokens, kv_stride]; keys from first_column on, then values
@@ -121,6 +130,8 @@ struct AttendPlain {
     u32 mask; // MASK_*
     u32 unused;
 };
+
+#define NO_TOKEN 0xffffffffu
 
 enum { TYPE_F32 = 0, TYPE_BF16 = 1, TYPE_F16 = 2 };
 enum { POOL_MEAN = 0, POOL_FIRST = 1, POOL_LAST = 2 };

@@ -28,6 +28,8 @@ KERNEL(gate_f16, Gate, ROW_THREADS, 1) { gate<f16>(p); }
 KERNEL(convert_any, Convert, ROW_THREADS, 1) { convert(p); }
 KERNEL(pool_f32, PoolRows, ROW_THREADS, 1) { pool_rows(p); }
 
+KERNEL(place_f32, PlaceRows, ROW_THREADS, 1) { place_rows(p); }
+
 KERNEL(append_kv_f32, AppendKv, ROW_THREADS, 1) { append_kv<float>(p); }
 KERNEL(append_kv_16, AppendKv, ROW_THREADS, 1) { append_kv<bf16>(p); }
 

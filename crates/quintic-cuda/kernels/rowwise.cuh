@@ -238,6 +238,16 @@ QUINTIC_DEVICE void pool_rows(const PoolRows &p) {
     p.out[row * p.columns + column] = result;
 }
 
+// One block a result.
+QUINTIC_DEVICE void place_rows(const PlaceRows &p) {
+    const u64 result = block_x();
+    const u32 token = p.rows[result];
+    for (u32 column = thread_index(); column < p.columns; column += block_threads()) {
+        const float value = token == NO_TOKEN ? 0.0f : p.x[(u64)token * p.columns + column];
+        store_from_f32(p.out, result * p.columns + column, p.out_type, value);
+    }
+}
+
 // Blocks along x own new tokens, counted over all rows.
 template <typename T> QUINTIC_DEVICE void append_kv(const AppendKv &p) {
     const u64 token = block_x();

@@ -8,7 +8,7 @@ use bytemuck::Pod;
 use crate::Result;
 use crate::device::{Address, Device, Element, Launch};
 use crate::parameters::{
-    AppendKv, AttendPlain, AttendTiles, Convert, Embed, Gate, PoolRows, RmsNorm, Tile,
+    AppendKv, AttendPlain, AttendTiles, Convert, Embed, Gate, PlaceRows, PoolRows, RmsNorm, Tile,
 };
 
 /// Threads of a block of most kernels; `ROW_THREADS` in the sources.
@@ -201,6 +201,30 @@ pub unsafe fn pool_rows(d: &dyn Device, rows: usize, p: &PoolRows) -> Result<()>
         unsafe { launch(d, "pool_f32", [blocks, n, 1], ROW_THREADS, 0, &part)? };
     }
     Ok(())
+}
+
+/// Rows of a stream to where they are wanted, in another type. `out_type` of the parameter is set
+/// here.
+///
+/// # Errors
+///
+/// See [`embed`].
+///
+/// # Safety
+///
+/// See [`embed`].
+pub unsafe fn place_rows(
+    d: &dyn Device,
+    out: Element,
+    results: usize,
+    p: &PlaceRows,
+) -> Result<()> {
+    let p = PlaceRows {
+        out_type: type_code(out),
+        ..*p
+    };
+    // SAFETY: the caller's.
+    unsafe { launch(d, "place_f32", [results, 1, 1], ROW_THREADS, 0, &p) }
 }
 
 /// Copies new keys and values into a cache.

@@ -40,6 +40,9 @@ parameters! {
     /// Of `pool_f32`.
     PoolRows { x: Address, row_starts: Address, out: Address, columns: u32, how: u32 }
 
+    /// Of `place_f32`.
+    PlaceRows { x: Address, rows: Address, out: Address, columns: u32, out_type: u32 }
+
     /// Of `append_kv_*`.
     AppendKv {
         kv: Address, cache: Address, row_starts: Address, lengths: Address,

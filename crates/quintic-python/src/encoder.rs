@@ -16,7 +16,7 @@ use quintic::{
 };
 
 use crate::guard;
-use crate::request::{Output, Request};
+use crate::request::{Output, Place, Request};
 use crate::source::{Borrowed, Tensors};
 
 /// Which files: a dictionary with all of these keys.
@@ -101,6 +101,7 @@ enum Stored {
 #[pyclass(frozen, module = "quintic._quintic")]
 pub(crate) struct Encoder {
     pub(crate) encoder: TextEncoder,
+    kind: BackendKind,
     stored: Stored,
 }
 
@@ -131,6 +132,7 @@ impl Encoder {
             .resolve(packed)?;
             Ok(Encoder {
                 encoder: TextEncoder::from_checkpoint(&checkpoint, backend, &compute)?,
+                kind: backend,
                 stored: Stored::Files(checkpoint),
             })
         })
@@ -148,13 +150,10 @@ impl Encoder {
             let config = T5Config::from_json(config_json.as_bytes())?;
             let mut tensors = Tensors::new(tensors)?;
             let compute = computing.choice(|| None)?.resolve(None)?;
+            let kind = computing.backend()?;
             Ok(Encoder {
-                encoder: TextEncoder::from_source(
-                    config,
-                    &mut tensors,
-                    computing.backend()?,
-                    &compute,
-                )?,
+                encoder: TextEncoder::from_source(config, &mut tensors, kind, &compute)?,
+                kind,
                 stored: Stored::Tensors(tensors),
             })
         })
@@ -184,10 +183,7 @@ impl Encoder {
             ids: ids.as_slice()?.to_vec(),
             embeddings: embeddings.as_ref().map(|e| e.as_slice()).transpose()?,
             mask: padded_mask(mask)?,
-            pad_rows: match pad_rows {
-                "zero" => PadRows::Zero,
-                _ => PadRows::Compute,
-            },
+            pad_rows: pad_rows_of(pad_rows),
             head_gains: head_gains.as_ref().map(|g| g.as_slice()).transpose()?,
             hidden_states,
             attentions,
@@ -205,6 +201,55 @@ impl Encoder {
                 .map(|a| a.into_py(py))
                 .collect(),
         ))
+    }
+
+    /// As `forward`, of the last states alone, which go to a CUDA device's memory: `address` is
+    /// that of `[rows, len, d_model]` values of type `output`, `queue` a stream of the device.
+    #[pyo3(signature = (*, ids, embeddings, mask, pad_rows, head_gains, output, address, queue))]
+    #[expect(clippy::too_many_arguments, reason = "called with keywords, once")]
+    fn forward_into(
+        &self,
+        py: Python<'_>,
+        ids: PyReadonlyArray2<'_, i64>,
+        embeddings: Option<PyReadonlyArray3<'_, f32>>,
+        mask: Option<PyReadonlyArrayDyn<'_, bool>>,
+        pad_rows: &str,
+        head_gains: Option<PyReadonlyArray2<'_, f32>>,
+        output: &str,
+        address: u64,
+        queue: u64,
+    ) -> PyResult<()> {
+        let request = Request {
+            rows: ids.shape()[0],
+            len: ids.shape()[1],
+            ids: ids.as_slice()?.to_vec(),
+            embeddings: embeddings.as_ref().map(|e| e.as_slice()).transpose()?,
+            mask: padded_mask(mask)?,
+            pad_rows: pad_rows_of(pad_rows),
+            head_gains: head_gains.as_ref().map(|g| g.as_slice()).transpose()?,
+            hidden_states: false,
+            attentions: false,
+        };
+        guard::run_interruptible(py, |signals| {
+            let place = Place {
+                address,
+                dtype: ComputeType::parse(output)?,
+                queue,
+            };
+            // SAFETY: the package's own Python code calls this, with the memory and the current
+            // stream of a tensor that it has just made of that shape on the encoder's device; the
+            // allocator that made it keeps memory until its stream is done with it.
+            unsafe { request.run_into(&self.encoder, &|| signals.pending(), &place) }
+        })
+    }
+
+    /// `cpu`, or a CUDA device such as `cuda:0`.
+    #[getter]
+    fn device(&self) -> String {
+        match self.kind {
+            BackendKind::Cpu | BackendKind::Reference => "cpu".to_owned(),
+            BackendKind::Cuda(ordinal) => format!("cuda:{ordinal}"),
+        }
     }
 
     /// The tensor `name` as stored: type, shape, bytes.
@@ -386,6 +431,13 @@ fn stored_type(config: &T5Config, checkpoint: &Checkpoint) -> Option<ComputeType
                 _ => None,
             })
     })
+}
+
+fn pad_rows_of(name: &str) -> PadRows {
+    match name {
+        "zero" => PadRows::Zero,
+        _ => PadRows::Compute,
+    }
 }
 
 fn padded_mask(mask: Option<PyReadonlyArrayDyn<'_, bool>>) -> PyResult<PaddedMask> {

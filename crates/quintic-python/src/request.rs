@@ -3,8 +3,9 @@
 use half::{bf16, f16};
 use numpy::IntoPyArray;
 use pyo3::prelude::*;
+use quintic::backend::DeviceOutput;
 use quintic::batch::{PadRows, PaddedBatch, PaddedMask};
-use quintic::{Interrupted, Pass, Result, TextEncoder};
+use quintic::{ComputeType, Interrupted, Pass, Result, TextEncoder};
 
 /// Element type of the states that leave.
 #[derive(Clone, Copy)]
@@ -76,7 +77,52 @@ pub(crate) struct Answer {
     pub(crate) attentions: Vec<Flat>,
 }
 
+/// Where states go that stay on a device.
+pub(crate) struct Place {
+    pub(crate) address: u64,
+    pub(crate) dtype: ComputeType,
+    pub(crate) queue: u64,
+}
+
 impl Request<'_> {
+    /// Writes the last states, `[rows, len, d_model]`, to a device's memory.
+    ///
+    /// # Safety
+    ///
+    /// As [`TextEncoder::run_into`].
+    pub(crate) unsafe fn run_into(
+        self,
+        encoder: &TextEncoder,
+        interrupted: Interrupted<'_>,
+        place: &Place,
+    ) -> Result<()> {
+        let config = encoder.config();
+        let batch = PaddedBatch::new(self.ids, self.rows, self.len, self.mask)?;
+        let reach = self.embeddings.is_none().then(|| config.bias_reach());
+        let (packed, layout) = batch.pack_sharing(self.pad_rows, config.vocab_size, reach)?;
+        let embeddings = self
+            .embeddings
+            .map(|embeddings| layout.gather(embeddings, config.d_model));
+        let tokens: Vec<Option<u32>> = layout
+            .tokens()
+            .map(|token| token.map(|token| token as u32))
+            .collect();
+        let pass = Pass {
+            embeddings: embeddings.as_deref(),
+            head_gains: self.head_gains,
+            interrupted: Some(interrupted),
+            ..Pass::default()
+        };
+        let out = DeviceOutput {
+            address: place.address,
+            dtype: place.dtype,
+            rows: &tokens,
+            queue: place.queue,
+        };
+        // SAFETY: the caller's: there is room for `[rows, len, d_model]`, which `tokens` counts.
+        unsafe { encoder.run_into(&packed, &pass, &out) }
+    }
+
     pub(crate) fn run(
         self,
         encoder: &TextEncoder,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
 use crate::backend::reference::{Reference, refuse_packed};
-use crate::backend::{Backend, Pool, Widths};
+use crate::backend::{Backend, DeviceOutput, Pool, Widths};
 use crate::batch::{self, PackedBatch};
 use crate::checkpoint::hub::{self, HubOptions};
 use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
@@ -147,6 +147,15 @@ trait Encode: Send + Sync {
     fn run(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<HiddenStates>;
     fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>>;
     fn run_there(&self, batch: &PackedBatch) -> Result<()>;
+    /// # Safety
+    ///
+    /// As [`TextEncoder::run_into`].
+    unsafe fn run_into(
+        &self,
+        batch: &PackedBatch,
+        pass: &Pass<'_>,
+        out: &DeviceOutput<'_>,
+    ) -> Result<()>;
     fn backend_name(&self) -> &'static str;
     fn isa(&self) -> Option<&'static str>;
     fn threads(&self) -> usize;
@@ -165,6 +174,17 @@ impl<B: Backend> Encode for Encoder<B> {
 
     fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>> {
         self.pool(&self.encode(batch, pass)?, batch, pool)
+    }
+
+    unsafe fn run_into(
+        &self,
+        batch: &PackedBatch,
+        pass: &Pass<'_>,
+        out: &DeviceOutput<'_>,
+    ) -> Result<()> {
+        let encoded = self.encode(batch, pass)?;
+        // SAFETY: the caller's.
+        unsafe { self.backend().write_stream(&encoded.last, out) }
     }
 
     fn run_there(&self, batch: &PackedBatch) -> Result<()> {
@@ -387,6 +407,35 @@ impl TextEncoder {
             ..*pass
         };
         self.encoder.run_pooled(batch, pool, &pass)
+    }
+
+    /// Hidden states of the tokens that `out` names, written to a device's memory in the order of
+    /// a queue of that device; the host waits for nothing but, in f16, to see whether 16 bits
+    /// have held everything. What `pass` asks to keep is not kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextEncoder::run`], and [`ErrorKind::Unsupported`] if the backend's results are in
+    /// host memory.
+    ///
+    /// # Safety
+    ///
+    /// The memory that `out` names has room for its rows, is on the device that the encoder is
+    /// on, and stays until what is queued there now has run; its queue is a stream of that
+    /// device.
+    pub unsafe fn run_into(
+        &self,
+        batch: &PackedBatch,
+        pass: &Pass<'_>,
+        out: &DeviceOutput<'_>,
+    ) -> Result<()> {
+        let pass = Pass {
+            keep_inner: false,
+            keep_attentions: false,
+            ..*pass
+        };
+        // SAFETY: the caller's.
+        unsafe { self.encoder.run_into(batch, &pass, out) }
     }
 
     /// Computes the hidden states of every token of `batch` and leaves them where they were

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use golden_files::{batch, goldens};
 use quintic::backend::cuda::Cuda;
 use quintic::backend::reference::Reference;
-use quintic::backend::{Backend, Pool};
+use quintic::backend::{Backend, DeviceOutput, Pool};
 use quintic::batch::{PackedBatch, PadRows, PaddedBatch, PaddedMask};
 use quintic::checkpoint::{Checkpoint, OpenOptions, SafetensorsFile, TensorSource};
 use quintic::config::T5Config;
@@ -447,4 +447,73 @@ fn weights_that_f16_cannot_hold_are_refused_by_name() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.place().unwrap().contains("wi_0.weight"), "{error}");
     assert!(error.message().contains("which f16 cannot hold"), "{error}");
+}
+
+/// A padded result in somebody else's memory of the device, in every type.
+#[test]
+fn results_go_to_memory_of_the_caller() {
+    let config = tiny();
+    let device = emulated();
+    let encoder = synthetic_encoder(cuda(&device, &Compute::default()), &config);
+    let ids: Vec<i64> = (0..2 * 9).map(|at| at as i64 * 31 % 200).collect();
+    let keys = (0..2 * 9).map(|at| at % 9 < 4).collect();
+    let padded = PaddedBatch::new(ids, 2, 9, PaddedMask::Keys(keys)).unwrap();
+    let (packed, layout) = padded.pack(PadRows::Zero, 200).unwrap();
+    let rows: Vec<Option<u32>> = layout.tokens().map(|t| t.map(|t| t as u32)).collect();
+    assert_eq!(rows.iter().filter(|row| row.is_none()).count(), 2 * 5);
+    let expected = layout.unpack(&states(&encoder, &packed).unwrap(), config.d_model);
+    for dtype in ComputeType::ALL {
+        let width = if dtype == ComputeType::F32 { 4 } else { 2 };
+        let n_bytes = rows.len() * config.d_model * width;
+        let address = device.allocate(n_bytes).unwrap();
+        let out = DeviceOutput {
+            address: address.0,
+            dtype,
+            rows: &rows,
+            queue: 0,
+        };
+        let encoded = encoder.encode(&packed, &Pass::default()).unwrap();
+        let mut bytes = vec![0u8; n_bytes];
+        // SAFETY: as many bytes were allocated as are written and read.
+        unsafe {
+            encoder.backend().write_stream(&encoded.last, &out).unwrap();
+            device.download(address, &mut bytes).unwrap();
+            device.release(address, n_bytes);
+        }
+        let found: Vec<f32> = match dtype {
+            ComputeType::F32 => bytes
+                .chunks(4)
+                .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            ComputeType::Bf16 => bytes
+                .chunks(2)
+                .map(|b| half::bf16::from_le_bytes(b.try_into().unwrap()).to_f32())
+                .collect(),
+            ComputeType::F16 => bytes
+                .chunks(2)
+                .map(|b| half::f16::from_le_bytes(b.try_into().unwrap()).to_f32())
+                .collect(),
+        };
+        let rounded: Vec<f32> = expected
+            .iter()
+            .map(|&x| match dtype {
+                ComputeType::F32 => x,
+                ComputeType::Bf16 => half::bf16::from_f32(x).to_f32(),
+                ComputeType::F16 => half::f16::from_f32(x).to_f32(),
+            })
+            .collect();
+        assert_eq!(found, rounded, "{dtype:?}");
+    }
+    // What is in host memory is nowhere else.
+    let out = DeviceOutput {
+        address: 0,
+        dtype: ComputeType::F32,
+        rows: &[],
+        queue: 0,
+    };
+    let exact = synthetic_encoder(Reference, &config);
+    let encoded = exact.encode(&packed, &Pass::default()).unwrap();
+    // SAFETY: refused.
+    let error = unsafe { exact.backend().write_stream(&encoded.last, &out) }.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
 }

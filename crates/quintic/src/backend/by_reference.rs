@@ -1,7 +1,8 @@
 //! A backend that several encoders share is still a backend.
 
 use super::{
-    Attention, Backend, Buckets, Choice, Chosen, Epilogue, Keys, Pool, Visible, Weights, Widths,
+    Attention, Backend, Buckets, Choice, Chosen, DeviceOutput, Epilogue, Keys, Pool, Visible,
+    Weights, Widths,
 };
 use crate::Result;
 use crate::batch::PackedBatch;
@@ -154,6 +155,11 @@ impl<B: Backend> Backend for &B {
 
     fn finish(&self, x: &B::Stream) -> Result<()> {
         B::finish(self, x)
+    }
+
+    unsafe fn write_stream(&self, x: &B::Stream, out: &DeviceOutput<'_>) -> Result<()> {
+        // SAFETY: the caller's.
+        unsafe { B::write_stream(self, x, out) }
     }
 
     fn read_stream(&self, x: &B::Stream) -> Result<Vec<f32>> {

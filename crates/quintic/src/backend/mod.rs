@@ -28,11 +28,12 @@ pub mod cuda;
 mod pool;
 pub mod reference;
 
-use crate::Result;
 use crate::batch::{Mask, PackedBatch};
 use crate::checkpoint::PackedEntry;
+use crate::compute::ComputeType;
 use crate::config::Activation;
 use crate::tensor::Tensor;
+use crate::{Error, Result};
 
 pub use buckets::Buckets;
 
@@ -176,6 +177,20 @@ pub struct Widths {
     pub d_ff: usize,
     /// Whether that layer has two input products.
     pub gated: bool,
+}
+
+/// Where a result goes in a device's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceOutput<'a> {
+    /// Where it begins: `[rows.len(), d_model]` of `dtype`.
+    pub address: u64,
+    /// f32, bf16 or f16.
+    pub dtype: ComputeType,
+    /// Token of each row of the result; `None` for zeros.
+    pub rows: &'a [Option<u32>],
+    /// A stream of the device (the value of a `CUstream`). What was queued there before is waited
+    /// for, and what is queued there afterwards finds the result.
+    pub queue: u64,
 }
 
 /// A device and a way to compute on it. See the [module](self) docs.
@@ -334,6 +349,25 @@ pub trait Backend: Send + Sync {
     fn finish(&self, x: &Self::Stream) -> Result<()> {
         let _ = x;
         Ok(())
+    }
+
+    /// Puts tokens of the stream into a device's memory, in some order and another type, and in
+    /// the order of the queue that `out` names.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the backend's results are in
+    /// host memory; what kept the stream from being computed.
+    ///
+    /// # Safety
+    ///
+    /// `out` has room, as [`DeviceOutput`] says.
+    unsafe fn write_stream(&self, x: &Self::Stream, out: &DeviceOutput<'_>) -> Result<()> {
+        let _ = (x, out);
+        Err(Error::unsupported(format!(
+            "results of the {} backend are in host memory",
+            self.name()
+        )))
     }
 
     /// A copy of the stream in host memory, `[tokens, d_model]`.

@@ -441,6 +441,13 @@ impl Layout {
         self
     }
 
+    /// The token of each position of the padded result, `[rows * len]`; `None` where zeros stand.
+    pub fn tokens(&self) -> impl Iterator<Item = Option<usize>> {
+        self.tokens
+            .iter()
+            .map(|&token| (token != Self::ZEROS).then_some(token))
+    }
+
     /// `[tokens, width]` to `[rows, len, width]`, zeros where nothing was computed.
     ///
     /// # Panics

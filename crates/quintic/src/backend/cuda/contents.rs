@@ -1,11 +1,13 @@
 //! Activations on the device. One that could not be computed carries the reason with it.
 
 use quintic_cuda as cuda;
+use quintic_cuda::device::{Address, Element, Queue};
 use quintic_cuda::kernels;
 use quintic_cuda::memory::Buffer;
-use quintic_cuda::parameters::PoolRows;
+use quintic_cuda::parameters::{PlaceRows, PoolRows};
 
-use super::{Cuda, Pool};
+use super::{Cuda, DeviceOutput, Pool};
+use crate::compute::ComputeType;
 
 /// Device memory, or why there is none.
 pub(super) type Contents = cuda::Result<Buffer>;
@@ -110,4 +112,41 @@ pub(super) fn pool(
     // SAFETY: the rows were checked to lie in the stream, `out` holds one vector each.
     unsafe { kernels::pool_rows(cuda.device().as_ref(), rows, &p)? };
     out.read(0, rows * x.columns)
+}
+
+/// The mark of a row of zeros.
+const NO_TOKEN: u32 = u32::MAX;
+
+/// Tokens of a stream to somebody else's memory.
+///
+/// # Safety
+///
+/// As [`Backend::write_stream`](crate::backend::Backend::write_stream).
+pub(super) unsafe fn write(cuda: &Cuda, x: &Stream, out: &DeviceOutput<'_>) -> cuda::Result<()> {
+    let rows: Vec<u32> = out.rows.iter().map(|row| row.unwrap_or(NO_TOKEN)).collect();
+    for &row in rows.iter().filter(|&&row| row != NO_TOKEN) {
+        assert!((row as usize) < x.tokens, "token {row} of {}", x.tokens);
+    }
+    let contents = x.contents()?;
+    let rows = cuda.memory.upload(&rows)?;
+    let p = PlaceRows {
+        x: contents.address(),
+        rows: rows.address(),
+        out: Address(out.address),
+        columns: x.columns as u32,
+        out_type: 0,
+    };
+    let element = match out.dtype {
+        ComputeType::F32 => Element::F32,
+        ComputeType::Bf16 => Element::Bf16,
+        ComputeType::F16 => Element::F16,
+    };
+    let device = cuda.device();
+    // SAFETY: rows were checked to be tokens of the stream; the caller vouches for the queue and
+    // for the memory, which nobody else writes to before its queue has been waited for.
+    unsafe {
+        device.wait_for(Queue(out.queue))?;
+        kernels::place_rows(device.as_ref(), element, out.rows.len(), &p)?;
+        device.let_wait(Queue(out.queue))
+    }
 }

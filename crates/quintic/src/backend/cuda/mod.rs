@@ -36,7 +36,8 @@ use quintic_cuda::{self as cuda, kernels};
 
 use super::choose::choose;
 use super::{
-    Attention, Backend, Buckets, Choice, Chosen, Epilogue, Pool, Visible, Weights, Widths,
+    Attention, Backend, Buckets, Choice, Chosen, DeviceOutput, Epilogue, Pool, Visible, Weights,
+    Widths,
 };
 use crate::batch::PackedBatch;
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
@@ -505,6 +506,12 @@ impl Backend for Cuda {
         x.contents()
             .and_then(|_| self.device().wait())
             .map_err(failed)
+    }
+
+    unsafe fn write_stream(&self, x: &Stream, out: &DeviceOutput<'_>) -> Result<()> {
+        let _order = self.order();
+        // SAFETY: the caller's.
+        unsafe { contents::write(self, x, out) }.map_err(failed)
     }
 
     fn read_stream(&self, x: &Stream) -> Result<Vec<f32>> {
