@@ -9,7 +9,7 @@ use quintic::backend::cpu::Cpu;
 use quintic::backend::cuda::Cuda;
 use quintic::backend::reference::Reference;
 use quintic::suite::{self, Group, Options};
-use quintic::{Compute, ComputeType};
+use quintic::{Compute, ComputeType, MatmulPrecision};
 use quintic_cuda_emulator::EmulatedDevice;
 use quintic_kernels::Isa;
 
@@ -100,6 +100,7 @@ fn portable_code_passes() {
 /// of its own.
 #[test]
 fn every_instruction_set_passes() {
+    let has_tiles = Isa::Amx.is_available();
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     {
         quintic_tiles::install();
@@ -110,10 +111,13 @@ fn every_instruction_set_passes() {
         for isa in Isa::available() {
             match isa {
                 Isa::Portable => (),
-                // Emulated tiles are slow, and only bf16 uses them.
-                Isa::Amx => {
+                // Emulated tiles are slow, and only bf16 uses them; whole models run on them in
+                // `cpu_backend.rs`.
+                Isa::Amx if !has_tiles => {
                     for group in Group::ALL {
-                        scope.spawn(move || group_passes(isa, ComputeType::Bf16, group));
+                        if group != Group::Pass {
+                            scope.spawn(move || group_passes(isa, ComputeType::Bf16, group));
+                        }
                     }
                 }
                 _ => {
@@ -122,4 +126,35 @@ fn every_instruction_set_passes() {
             }
         }
     });
+}
+
+/// What is rounded, where, and on how many threads is the caller's choice.
+#[test]
+fn other_ways_to_compute_pass() {
+    let with = |dtype, threads: usize| Compute {
+        dtype,
+        threads: threads.try_into().ok(),
+        ..Compute::default()
+    };
+    let isa = Isa::choose().unwrap();
+    let run = |compute: Compute, dtype, filter: &str| {
+        let mut options = Options::new(dtype);
+        options.filter = Some(filter.to_owned());
+        passes(&Cpu::with_isa(isa, &compute).unwrap(), &options);
+    };
+    for dtype in [ComputeType::F32, ComputeType::Bf16] {
+        // By threads, attention divides rows of queries, and products tokens and columns.
+        run(with(dtype, 3), dtype, "attention/mixed");
+        run(with(dtype, 3), dtype, "product/add");
+        let folded = Compute {
+            fold_norm_gains: true,
+            ..with(dtype, 1)
+        };
+        run(folded, dtype, "pass/");
+    }
+    let medium = Compute {
+        matmul_precision: MatmulPrecision::Medium,
+        ..with(ComputeType::F32, 1)
+    };
+    run(medium, ComputeType::Bf16, "16");
 }

@@ -79,7 +79,7 @@
 //!
 //! These bounds are far below what a wrong index does, also in 16 bits: half of an attention's
 //! value columns are zero but for every `n`th key, so that a weight shows by itself. The tests of
-//! this module break the reference in a dozen ways and find each.
+//! this module break the reference in two dozen ways, one at a time, and find each.
 
 mod attention;
 mod bounds;
