@@ -94,8 +94,8 @@ def threads(number: int | None, backend: str) -> int | None:
     return number
 
 
-def place(device: Any) -> str:
-    """``cpu`` or ``cuda:N``, for what PyTorch knows by several names."""
+def place(device: Any, who: str = "the model") -> str:
+    """``cpu`` or ``cuda:N``, for what PyTorch knows by several names; ``who`` is to be there."""
     name = f"cuda:{device}" if isinstance(device, int) else str(device)
     if name == "cuda":
         torch = sys.modules.get("torch")
@@ -104,7 +104,7 @@ def place(device: Any) -> str:
         return f"cuda:{current}"
     if name == "cpu" or (name.startswith("cuda:") and name[5:].isdecimal()):
         return name
-    raise UnsupportedError(f"there is no device `{name}` for this package, expected `cpu`, `cuda` or `cuda:1`")
+    raise UnsupportedError(f"{who} cannot be on device `{name}`, expected `cpu`, `cuda` or a device such as `cuda:1`")
 
 
 def take_device_map(arguments: dict[str, Any]) -> None:
@@ -112,7 +112,8 @@ def take_device_map(arguments: dict[str, Any]) -> None:
     device_map = arguments.pop("device_map", None)
     places = list(device_map.values()) if isinstance(device_map, dict) else [device_map]
     # Left to the package: where `backend` says, which is the CPU.
-    named = {place(where) for where in places if where is not None and str(where) not in ("auto", "balanced", "sequential")}
+    chosen = [where for where in places if where is not None and str(where) not in ("auto", "balanced", "sequential")]
+    named = {place(where, "what `device_map` names") for where in chosen}
     if len(named) > 1:
         raise UnsupportedError(f"`device_map` names devices {', '.join(sorted(named))}: all weights are on one")
     for where in named:

@@ -231,7 +231,7 @@ class EncoderModel(TextMethods):
 
         inner: list[Any] = []
         attentions: list[Any] = []
-        if self._on_cuda and as_torch and wants_states is None and not wants_attentions and rows * length > 0:
+        if self._on_cuda and as_torch and wants_states is None and not wants_attentions:
             last = self._forward_there(request, (rows, length, config["d_model"]), dtype)
         else:
             last, inner, attentions = self._engine.forward(

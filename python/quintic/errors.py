@@ -13,6 +13,7 @@ from __future__ import annotations
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "DeviceError",
     "DownloadError",
     "FileError",
     "InputError",
@@ -58,6 +59,10 @@ class UnsupportedError(QuinticError, NotImplementedError):
 
 class DownloadError(QuinticError, OSError):
     """A download from a model hub failed."""
+
+
+class DeviceError(QuinticError, RuntimeError):
+    """A device failed, or its memory gave out."""
 
 
 class InternalError(QuinticError, RuntimeError):

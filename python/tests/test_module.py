@@ -105,7 +105,7 @@ def test_hooks_fire(gated: Pair) -> None:
     assert len(seen) == 1
 
 
-def test_no_training_and_no_other_device(gated: Pair) -> None:
+def test_no_training_and_no_unknown_device(gated: Pair) -> None:
     model = gated.ours
     assert model.eval() is model and model.train(False) is model and model.requires_grad_(False) is model
     assert model.compile(mode="max-autotune") is model
@@ -114,11 +114,11 @@ def test_no_training_and_no_other_device(gated: Pair) -> None:
     assert model.config._attn_implementation == "sdpa"
     with pytest.raises(ValueError, match="`attn_implementation=\"paged\"` is not supported"):
         model.set_attn_implementation("paged")
-    for refused in (model.train, model.requires_grad_, model.cuda, model.double):
+    for refused in (model.train, model.requires_grad_, model.double):
         with pytest.raises(UnsupportedError):
             refused()
-    with pytest.raises(UnsupportedError, match="computes on the CPU alone"):
-        model.to("cuda")
+    with pytest.raises(UnsupportedError, match="the model cannot be on device `mps`"):
+        model.to("mps")
 
 
 def test_what_has_no_meaning_is_refused_by_name(gated: Pair) -> None:
@@ -286,7 +286,7 @@ def test_dtypes_that_are_asked_for(tmp_path: Path) -> None:
 
 BAD_ARGUMENTS: dict[str, Any] = {
     "quantization_config": {"load_in_8bit": True},
-    "device_map": "cuda:0",
+    "device_map": "mps",
     "gguf_file": "x.gguf",
     "attn_implementation": "flash_attention_2",
     "output_loading_info": True,

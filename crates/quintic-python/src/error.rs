@@ -15,6 +15,7 @@ fn class_name(kind: ErrorKind) -> &'static str {
         ErrorKind::Input => "InputError",
         ErrorKind::Unsupported => "UnsupportedError",
         ErrorKind::Download => "DownloadError",
+        ErrorKind::Device => "DeviceError",
         _ => "QuinticError",
     }
 }
