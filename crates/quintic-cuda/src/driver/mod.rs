@@ -251,6 +251,16 @@ impl CudaDevice {
     }
 }
 
+impl CudaDevice {
+    /// What is recorded is run later, when the host's memory may be somebody else's.
+    fn refuse_recording(&self, doing: &str) -> Result<()> {
+        match self.products.is_recording() {
+            true => Err(Error::Failed(format!("{doing} inside a recording"))),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Opens a device with this crate's kernels.
 ///
 /// # Errors
@@ -295,12 +305,14 @@ impl Device for CudaDevice {
     }
 
     unsafe fn upload(&self, bytes: &[u8], to: Address) -> Result<()> {
+        self.refuse_recording("copying from the host")?;
         self.context.bind()?;
         // SAFETY: the caller's.
         unsafe { self.staging.upload(bytes, to) }
     }
 
     unsafe fn download(&self, from: Address, bytes: &mut [u8]) -> Result<()> {
+        self.refuse_recording("copying to the host")?;
         self.context.bind()?;
         // SAFETY: the caller's.
         unsafe { self.staging.download(from, bytes) }

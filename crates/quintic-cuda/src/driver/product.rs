@@ -290,6 +290,10 @@ impl Products {
         })
     }
 
+    pub(super) fn is_recording(&self) -> bool {
+        self.is_recording.load(Ordering::Relaxed)
+    }
+
     pub(super) fn set_recording(&self, recording: bool) {
         self.is_recording.store(recording, Ordering::Relaxed);
     }
@@ -300,7 +304,7 @@ impl Products {
     pub(super) unsafe fn multiply(&self, product: &Product) -> Result<()> {
         check(product)?;
         let key = Key::of(product);
-        let may_tune = product.tune && self.tunes && !self.is_recording.load(Ordering::Relaxed);
+        let may_tune = product.tune && self.tunes && !self.is_recording();
         let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
         if plans.get(&key).is_none_or(|plan| may_tune && !plan.tuned) {
             // SAFETY: the caller's.
