@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import build_cubins
 import fetch_flan_t5_small as fetch
+import gpu_check
 import nearest
 import numpy as np
 import pytest
@@ -127,3 +130,69 @@ def test_a_failed_fetch_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(fetch.FetchError):
         fetch.fetch(tmp_path / "deep" / "model")
     assert list((tmp_path / "deep").iterdir()) == []
+
+
+PTXAS = """ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function 'attend_64_bf16' for 'sm_90a'
+ptxas info    : Function properties for attend_64_bf16
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 168 registers, used 1 barriers
+ptxas info    : Compiling entry function 'gate_f16' for 'sm_90a'
+ptxas info    : Function properties for gate_f16
+    16 bytes stack frame, 8 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 65 registers, used 0 barriers, 128 bytes smem
+"""
+
+
+def test_what_a_kernel_uses_is_read_and_judged() -> None:
+    """Spills, stacks, too many registers and kernels that are missing are problems; the rest is none."""
+    usage = build_cubins.parse_usage(PTXAS)
+    assert usage == {
+        "attend_64_bf16": {"registers": 168, "spilled": 0, "stack": 0, "shared": 0},
+        "gate_f16": {"registers": 65, "spilled": 12, "stack": 16, "shared": 128},
+    }
+    problems = build_cubins.usage_problems("sm_90a", usage, {"gate_f16", "embed_f32"})
+    assert len(problems) == 3 and all(problem.startswith("sm_90a: ") for problem in problems)
+    assert "`embed_f32` was not compiled" in problems[0]
+    assert "spills 12 bytes" in problems[1] and "65 registers, expected at most 64" in problems[2]
+
+
+def test_the_manifest_is_of_the_kernels_that_there_are() -> None:
+    """Without a compiler: names and the hash of the sources. With it, `make test-cubins` compares the bytes."""
+    manifest = json.loads((build_cubins.CUBINS / build_cubins.MANIFEST).read_text())
+    assert manifest["sources"] == build_cubins.sources_hash()
+    for image in manifest["images"]:
+        assert set(image["kernels"]) == build_cubins.kernel_names()
+        assert build_cubins.usage_problems(image["architecture"], image["kernels"], set()) == []
+
+
+def test_bounds_of_a_gpu_are_those_of_the_roofline() -> None:
+    """One token is bound by reading 9.26 GB, 4,096 by arithmetic."""
+    assert gpu_check.bound_ms(1) == pytest.approx(2.764, abs=0.001)
+    assert gpu_check.bound_ms(512) == pytest.approx(4.90, abs=0.01)
+    assert gpu_check.bound_ms(4096) == pytest.approx(45.0, abs=0.1)
+
+
+def test_without_a_gpu_nothing_is_reported(tmp_path: Path) -> None:
+    """A machine without one is told so, and leaves no file that looks like a result."""
+    fake = tmp_path / "quintic"
+    fake.write_text("#!/bin/sh\necho 'error: backend `cuda:0`: there is no NVIDIA driver here' >&2\nexit 9\n")
+    fake.chmod(0o755)
+    done = _run("gpu_check.py", "--binary", fake, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert "nothing was checked" in done.stderr and "NVIDIA driver" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_results_have_no_speed(tmp_path: Path) -> None:
+    """A suite that fails ends the check: nothing is timed."""
+    fake = tmp_path / "quintic"
+    fake.write_text('#!/bin/sh\n[ "$1" = check ] || touch timed\necho "1 of 341 failed"\nexit 1\n')
+    fake.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, TOOLS / "gpu_check.py", "--binary", fake, "--out", tmp_path / "out"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    (report,) = (tmp_path / "out").iterdir()
+    assert "FAILED (exit code 1)" in report.read_text() and "Nothing was timed" in report.read_text()
+    assert not (tmp_path / "timed").exists()
