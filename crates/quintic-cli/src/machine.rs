@@ -5,6 +5,7 @@ use quintic_kernels::{ISA_VARIABLE, Isa};
 use serde_json::{Map, Value, json};
 
 use crate::memory;
+use crate::show::size;
 
 /// The instruction set that kernels use.
 ///
@@ -45,6 +46,7 @@ pub(crate) fn report() -> Result<Map<String, Value>> {
     say("chosen", json!(chosen.name()));
     say("chosen_because", json!(why));
     say("cores", json!(n_cores()));
+    say("cuda", cuda());
     let caches = caches();
     if !caches.is_empty() {
         say("caches", Value::Object(caches));
@@ -61,6 +63,25 @@ pub(crate) fn report() -> Result<Map<String, Value>> {
         say("memory", Value::Object(memory));
     }
     Ok(report)
+}
+
+/// The CUDA devices, or why there are none.
+fn cuda() -> Value {
+    match quintic::backend::cuda::devices() {
+        Ok(devices) => devices
+            .iter()
+            .map(|device| {
+                let (major, minor) = device.capability;
+                format!(
+                    "cuda:{}: {}, compute capability {major}.{minor}, {}",
+                    device.ordinal,
+                    device.name,
+                    size(device.memory_bytes)
+                )
+            })
+            .collect(),
+        Err(error) => json!(error.message()),
+    }
 }
 
 fn cpu() -> Option<String> {

@@ -47,6 +47,7 @@ use crate::{Error, ErrorKind, Result};
 
 pub use attention::KvCache;
 pub use contents::{Operand, Stream};
+pub use quintic_cuda::device::Description;
 
 use contents::Contents;
 use inputs::Inputs;
@@ -228,6 +229,15 @@ impl Cuda {
         // SAFETY: x is [tokens, columns], the rest was checked.
         unsafe { kernels::rms_norm(self.device().as_ref(), element, x.tokens, &norm) }
     }
+}
+
+/// The CUDA devices of this machine.
+///
+/// # Errors
+///
+/// [`ErrorKind::Unsupported`] if there is no driver, or none that works.
+pub fn devices() -> Result<Vec<Description>> {
+    cuda::driver::devices().map_err(failed)
 }
 
 /// A device's error as one of this crate.
