@@ -133,7 +133,10 @@ impl<B: Backend> Encoder<B> {
         let mut bias = None;
 
         for (layer_idx, layer) in self.layers.iter().enumerate() {
-            go_on(pass.interrupted)?;
+            // Before the first layer `encode` has asked, since this may not be called.
+            if layer_idx > 0 {
+                go_on(pass.interrupted)?;
+            }
             if pass.keep_inner {
                 inner.push(backend.read_stream(&x)?);
             }
