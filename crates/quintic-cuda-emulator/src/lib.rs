@@ -3,14 +3,20 @@
 //! The kernels' own sources are compiled as C++; every thread of a block runs by itself and meets
 //! the others at barriers, shuffles and matrix instructions, which do what NVIDIA's PTX manual
 //! says of their fragments. So indices, row boundaries, masks, the layout of fragments, missing
-//! barriers and copies that nobody waited for are tested where there is no GPU. What is not: the
-//! instructions' text, the driver, cuBLASLt, and speed.
+//! barriers and copies that nobody waited for are tested where there is no GPU. [`STAND_IN`] does
+//! the same for the calls of the driver and of cuBLASLt. What is not tested: the instructions'
+//! text, the libraries themselves, and speed.
 //!
 //! Memory is as hard to misuse as it can be made: new memory is not a number in every type, what
 //! lies behind an allocation cannot be touched, and copies are checked against what was
 //! allocated.
 
 mod memory;
+
+/// A folder with `libcuda.so.1` and `libcublasLt.so.13` that stand in for those of a GPU: with it
+/// in `LD_LIBRARY_PATH`, a process that opens a CUDA device gets one that a CPU plays. The driver
+/// layer of `quintic-cuda` is tested with it.
+pub const STAND_IN: &str = env!("QUINTIC_STAND_IN");
 
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
