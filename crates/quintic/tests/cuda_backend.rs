@@ -3,11 +3,14 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "golden_files/cases.rs"]
+mod golden_cases;
 mod golden_files;
 
 use std::path::Path;
 use std::sync::Arc;
 
+use golden_cases::{cases, truth};
 use golden_files::{batch, goldens};
 use quintic::backend::cuda::Cuda;
 use quintic::backend::reference::Reference;
@@ -48,45 +51,6 @@ fn load(folder: &Path, device: &Arc<EmulatedDevice>, compute: &Compute) -> Encod
 fn states<B: Backend>(encoder: &Encoder<B>, batch: &PackedBatch) -> Result<Vec<f32>> {
     let encoded = encoder.encode(batch, &Pass::default())?;
     encoder.backend().read_stream(&encoded.last)
-}
-
-/// Names of the golden models and of their cases.
-fn cases() -> Vec<(String, String)> {
-    let mut cases = Vec::new();
-    for entry in std::fs::read_dir(goldens()).unwrap() {
-        let folder = entry.unwrap().path();
-        if !folder.is_dir() {
-            continue;
-        }
-        let file = SafetensorsFile::open(&folder.join("cases.safetensors")).unwrap();
-        for entry in file.entries() {
-            if let Some(case) = entry.name().strip_suffix(".input_ids") {
-                let name = folder.file_name().unwrap().to_string_lossy().into_owned();
-                cases.push((name, case.to_owned()));
-            }
-        }
-    }
-    cases
-}
-
-/// The last hidden state in f64.
-fn truth(model: &str, case: &str) -> Vec<f64> {
-    let file = SafetensorsFile::open(&goldens().join(model).join("cases.safetensors")).unwrap();
-    let n = file
-        .take(&format!("{case}.f32_error.compute"))
-        .unwrap()
-        .n_elements()
-        - 1;
-    let part = |end: &str| {
-        file.take(&format!("{case}.hidden_states.{n}.{end}"))
-            .unwrap()
-            .to_f32()
-    };
-    part("hi")
-        .into_iter()
-        .zip(part("lo"))
-        .map(|(high, low)| f64::from(high) + f64::from(low))
-        .collect()
 }
 
 fn relative_rms(found: &[f32], truth: impl ExactSizeIterator<Item = f64> + Clone) -> f64 {
