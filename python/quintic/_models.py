@@ -534,7 +534,7 @@ class EncoderModel(TextMethods):
         """Pickles a model of files by its path, one of tensors with its tensors."""
         engine = self._engine
         how = {
-            "backend": engine.backend,
+            "backend": engine.device if self._on_cuda else engine.backend,
             "dtype": self._dtype_name,
             "matmul_precision": engine.matmul_precision,
             "fold_norm_gains": engine.fold_norm_gains or None,
@@ -556,9 +556,10 @@ class EncoderModel(TextMethods):
 
     def __repr__(self) -> str:
         config = self._engine.config
+        where = self._engine.device if self._on_cuda else f"{self.isa or self._engine.backend}, {self.threads} threads"
         return (
             f"{type(self).__name__}({self.name_or_path!r}, {config['num_layers']} layers of {config['d_model']}, "
-            f"{self._dtype_name}, {self.isa or self._engine.backend}, {self.threads} threads)"
+            f"{self._dtype_name}, {where})"
         )
 
 

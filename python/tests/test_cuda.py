@@ -85,6 +85,7 @@ def test_results_stay_where_the_model_is(gated: Pair, monkeypatch: pytest.Monkey
     # What is kept besides is moved there; NumPy's arrays are not.
     kept = model(ids, attention_mask=mask, output_hidden_states=True)
     assert torch.equal(kept.last_hidden_state, expected.last_hidden_state) and len(moved) == len(kept.hidden_states)
+    assert model.__reduce__()[1][3]["backend"] == "cuda:0" and repr(model).endswith(", cuda:0)")
     as_numpy = model(ids.numpy(), attention_mask=mask.numpy())
     assert isinstance(as_numpy.last_hidden_state, np.ndarray) and len(engine.calls) == 1
 
