@@ -102,7 +102,10 @@ def place(device: Any, who: str = "the model") -> str:
         # PyTorch's current device, where there is one.
         current = torch.cuda.current_device() if torch is not None and torch.cuda.is_available() else 0
         return f"cuda:{current}"
-    if name == "cpu" or (name.startswith("cuda:") and name[5:].isdecimal()):
+    # PyTorch numbers the CPU, too, of which there is one.
+    if name in ("cpu", "cpu:0"):
+        return "cpu"
+    if name.startswith("cuda:") and name[5:].isdecimal():
         return name
     raise UnsupportedError(f"{who} cannot be on device `{name}`, expected `cpu`, `cuda` or a device such as `cuda:1`")
 

@@ -26,7 +26,7 @@ def test_a_device_that_is_not_there_leaves_the_model_as_it_was(gated: Pair) -> N
             move()
         assert model.device == torch.device("cpu") and model.dtype == torch.float32
         assert torch.equal(model(ids_of(2, 5)).last_hidden_state, before)
-    assert model.cpu() is model
+    assert model.cpu() is model and model.to("cpu:0") is model
 
 
 def test_device_maps_name_one_device() -> None:
