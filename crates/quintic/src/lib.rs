@@ -42,6 +42,7 @@ pub mod config;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod generate;
 mod limits;
 mod mmap;
 pub mod model;
