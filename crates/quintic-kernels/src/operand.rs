@@ -167,19 +167,77 @@ impl Operand {
             from_token < from.tokens && from_column + n <= from.columns,
             "columns to read"
         );
-        let size = if self.form == Form::F32 { 4 } else { 2 };
-        let planes = if self.form == Form::Split { 2 } else { 1 };
-        for plane in 0..planes {
-            for i in 0..n {
-                let to = plane * self.plane + self.stride.at(token, column + i) * size;
-                let at = plane * from.plane + from.stride.at(from_token, from_column + i) * size;
-                // SAFETY: both elements exist, just checked; the operands are different ones.
+        for (plane, i, run) in self.runs(column, from_column, n) {
+            let to = self.byte_at(plane, token, column + i);
+            let at = from.byte_at(plane, from_token, from_column + i);
+            // SAFETY: both runs exist, just checked; the operands are different ones.
+            unsafe {
+                let from = from.memory.as_ptr().add(at);
+                std::ptr::copy_nonoverlapping(from, self.memory.as_mut_ptr().add(to), run);
+            }
+        }
+    }
+
+    /// Copies the first `columns` columns of `n` rows from `from` on to the rows from `to` on.
+    ///
+    /// # Panics
+    ///
+    /// If there are no such elements, or the rows overlap.
+    pub fn copy_rows_within(&mut self, from: usize, to: usize, n: usize, columns: usize) {
+        if n == 0 {
+            return;
+        }
+        assert!(
+            from.max(to) + n <= self.tokens && columns <= self.columns,
+            "rows to copy"
+        );
+        assert!(from + n <= to || to + n <= from, "rows overlap");
+        for row in 0..n {
+            for (plane, i, run) in self.runs(0, 0, columns) {
+                let at = self.byte_at(plane, from + row, i);
+                let to = self.byte_at(plane, to + row, i);
+                // SAFETY: both runs exist and belong to different rows, just checked.
                 unsafe {
-                    let from = from.memory.as_ptr().add(at);
-                    std::ptr::copy_nonoverlapping(from, self.memory.as_mut_ptr().add(to), size);
+                    let start = self.memory.as_mut_ptr();
+                    std::ptr::copy_nonoverlapping(start.add(at), start.add(to), run);
                 }
             }
         }
+    }
+
+    /// Where in memory, in bytes, a value begins.
+    fn byte_at(&self, plane: usize, token: usize, column: usize) -> usize {
+        plane * self.plane + self.stride.at(token, column) * self.size()
+    }
+
+    fn size(&self) -> usize {
+        if self.form == Form::F32 { 4 } else { 2 }
+    }
+
+    /// `n` columns of a row, in pieces that are adjacent in memory from both of these columns on:
+    /// plane, first column counted from there, and bytes.
+    fn runs(
+        &self,
+        a: usize,
+        b: usize,
+        n: usize,
+    ) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
+        let size = self.size();
+        let planes = if self.form == Form::Split { 2 } else { 1 };
+        let is_tiled = matches!(self.form, Form::Bf16Tiles | Form::Split);
+        (0..planes).flat_map(move |plane| {
+            let mut first = 0;
+            std::iter::from_fn(move || {
+                let left = |column: usize| CHUNK - (column + first) % CHUNK;
+                let run = match is_tiled {
+                    true => left(a).min(left(b)).min(n - first),
+                    false => n - first,
+                };
+                let at = first;
+                first += run;
+                (run > 0).then_some((plane, at, run * size))
+            })
+        })
     }
 
     /// One value.
@@ -315,6 +373,32 @@ mod tests {
                     for c in 0..columns {
                         let found = operand.get(t, c);
                         assert!((found - value(t, c)).abs() <= tolerance * value(t, c).abs());
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn columns_and_rows_are_copied_whole() {
+        for form in [Form::F32, Form::Bf16, Form::Bf16Tiles, Form::Split] {
+            let value = |t: usize, c: usize| ((t * 131 + c * 17) % 64) as f32;
+            let (tokens, columns) = (7, 150);
+            let mut from = Operand::zeroed(form, tokens, columns);
+            for t in 0..tokens {
+                for c in 0..columns {
+                    from.set(t, c, value(t, c));
+                }
+            }
+            for (column, from_column, n) in [(0, 0, 150), (3, 40, 70), (31, 1, 2), (5, 5, 0)] {
+                let mut to = Operand::zeroed(form, 20, columns);
+                to.copy_columns(2, column, &from, 4, from_column, n);
+                to.copy_rows_within(0, 10, 3, columns);
+                for t in 0..20 {
+                    for c in 0..columns {
+                        let copied = (t == 2 || t == 12) && (column..column + n).contains(&c);
+                        let expected = if copied { value(4, from_column + c - column) } else { 0.0 };
+                        assert_eq!(to.get(t, c), expected, "{form:?} {t} {c}");
                     }
                 }
             }

@@ -141,6 +141,18 @@ impl<B: Backend> Backend for &B {
         B::append_kv(self, cache, kv, first_column, row_starts);
     }
 
+    fn arrange_kv(&self, cache: &mut B::KvCache, rows: &[Option<usize>]) {
+        B::arrange_kv(self, cache, rows);
+    }
+
+    fn cast(&self, x: &B::Stream, out: &mut B::Operand) {
+        B::cast(self, x, out);
+    }
+
+    fn best(&self, x: &B::Stream, head: &B::Matrix, scale: f32) -> Result<Vec<Chosen>> {
+        B::best(self, x, head, scale)
+    }
+
     fn logits(&self, x: &B::Stream, head: &B::Matrix, scale: f32) -> B::Logits {
         B::logits(self, x, head, scale)
     }

@@ -332,11 +332,27 @@ pub trait Backend: Send + Sync {
         row_starts: &[usize],
     );
 
+    /// Row `i` of `cache` becomes what row `rows[i]` was, or an empty row for `None`. A row that is
+    /// named more than once goes on in several ways, each by itself; one that is not named is
+    /// dropped.
+    fn arrange_kv(&self, cache: &mut Self::KvCache, rows: &[Option<usize>]);
+
+    /// The stream as an operand, for products that read it without a norm between: those of
+    /// cross-attention's keys and values.
+    fn cast(&self, x: &Self::Stream, out: &mut Self::Operand);
+
     /// `scale * x W^T` over the vocabulary.
     fn logits(&self, x: &Self::Stream, head: &Self::Matrix, scale: f32) -> Self::Logits;
 
     /// Picks tokens for each row.
     fn choose(&self, logits: &Self::Logits, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>>;
+
+    /// For each row the most likely token, as [`Backend::choose`] with [`Choice::Top`] picks it from
+    /// [`Backend::logits`]: a backend may do without writing the logits.
+    fn best(&self, x: &Self::Stream, head: &Self::Matrix, scale: f32) -> Result<Vec<Chosen>> {
+        let chosen = self.choose(&self.logits(x, head, scale), Choice::Top(1))?;
+        Ok(chosen.into_iter().flatten().collect())
+    }
 
     /// One vector a row, `[rows, d_model]`; zeros for an empty row.
     fn pool(&self, x: &Self::Stream, row_starts: &[usize], pool: Pool) -> Result<Vec<f32>>;

@@ -352,6 +352,14 @@ impl Backend for Broken {
         Reference.append_kv(cache, &kv, first_column, row_starts);
     }
 
+    fn arrange_kv(&self, cache: &mut reference::KvCache, rows: &[Option<usize>]) {
+        Reference.arrange_kv(cache, rows);
+    }
+
+    fn cast(&self, x: &Rows, out: &mut Rows) {
+        Reference.cast(x, out);
+    }
+
     fn logits(&self, x: &Rows, head: &Weights, scale: f32) -> Rows {
         let scale = if self.is(Wrong::ForgetsTheScale) {
             1.0

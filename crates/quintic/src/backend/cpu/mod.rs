@@ -323,7 +323,7 @@ impl Backend for Cpu {
     }
 
     fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> KvCache {
-        KvCache::new(rows, n_heads * d_kv)
+        KvCache::new(rows, n_heads * d_kv, self.attention_operand(0, 0))
     }
 
     fn stream(&self, tokens: usize, columns: usize, values: &[f32]) -> Stream {
@@ -379,14 +379,27 @@ impl Backend for Cpu {
         cache.append(kv, first_column, row_starts, new);
     }
 
+    fn arrange_kv(&self, cache: &mut KvCache, rows: &[Option<usize>]) {
+        cache.arrange(rows);
+    }
+
+    fn cast(&self, x: &Stream, out: &mut Operand) {
+        assert_eq!(
+            (x.tokens(), x.columns()),
+            (out.tokens(), out.columns()),
+            "a stream as an operand"
+        );
+        for (token, row) in x.values().chunks_exact(x.columns().max(1)).enumerate() {
+            for (column, &value) in row.iter().enumerate() {
+                out.set(token, column, value);
+            }
+        }
+    }
+
     fn logits(&self, x: &Stream, head: &PackedMatrix, scale: f32) -> Stream {
         // In the form that the head was packed for.
         let mut operand = self.operand(x.tokens(), x.columns());
-        for token in 0..x.tokens() {
-            for column in 0..x.columns() {
-                operand.set(token, column, x.values()[token * x.columns() + column]);
-            }
-        }
+        self.cast(x, &mut operand);
         let mut out = Stream::zeroed(x.tokens(), head.shape().columns);
         self.kernels
             .linear(&operand, head, kernels::Epilogue::Scale(scale, &mut out));

@@ -76,6 +76,39 @@ impl KvCache {
         }
     }
 
+    /// Rows are copied to a new buffer: beams that change places may not overwrite each other.
+    pub(super) fn arrange(&mut self, cuda: &Cuda, rows: &[Option<usize>]) {
+        let before = std::mem::take(&mut self.lengths);
+        self.lengths = rows
+            .iter()
+            .map(|row| row.map_or(0, |row| before[row]))
+            .collect();
+        let unchanged = rows.len() == before.len()
+            && rows.iter().enumerate().all(|(to, &from)| from == Some(to));
+        let Some(Ok((old, _))) = &self.device else {
+            return;
+        };
+        if unchanged {
+            return;
+        }
+        self.device = (!rows.is_empty()).then(|| {
+            let row_bytes = self.capacity * 2 * self.inner * cuda.element.bytes();
+            let new = cuda.buffer(rows.len() * row_bytes)?;
+            for (to, from) in rows.iter().enumerate() {
+                if let Some(from) = *from {
+                    let used = before[from] as usize * (row_bytes / self.capacity);
+                    new.copy_from(to * row_bytes, old, from * row_bytes, used)?;
+                }
+            }
+            let lengths = cuda.buffer(4 * rows.len())?;
+            lengths.write(0, &self.lengths)?;
+            Ok((new, lengths))
+        });
+        if self.device.is_none() {
+            self.capacity = 0;
+        }
+    }
+
     fn try_append(
         &mut self,
         cuda: &Cuda,

@@ -480,22 +480,34 @@ impl Backend for Cuda {
         cache.append(self, kv, first_column, row_starts);
     }
 
-    fn logits(&self, x: &Stream, head: &Matrix, scale: f32) -> Stream {
+    fn arrange_kv(&self, cache: &mut KvCache, rows: &[Option<usize>]) {
         let _order = self.order();
-        let contents = (|| {
-            let mut operand = self.operand(x.tokens, x.columns);
+        cache.arrange(self, rows);
+    }
+
+    fn cast(&self, x: &Stream, out: &mut Operand) {
+        let _order = self.order();
+        out.check_shape(x.tokens, x.columns);
+        out.scale = 1.0;
+        let result = out.contents().and_then(|buffer| {
             let p = Convert {
                 src: x.contents()?.address(),
-                dst: operand.contents()?.address(),
+                dst: buffer.address(),
                 count: (x.tokens * x.columns) as u64,
                 columns: x.columns as u32,
                 ..Convert::default()
             };
             // SAFETY: both are [tokens, columns].
-            unsafe {
-                kernels::convert(self.device().as_ref(), Element::F32, self.element, &p)?;
-            }
-            operand.scale = 1.0;
+            unsafe { kernels::convert(self.device().as_ref(), Element::F32, self.element, &p) }
+        });
+        out.fail(result);
+    }
+
+    fn logits(&self, x: &Stream, head: &Matrix, scale: f32) -> Stream {
+        let _order = self.order();
+        let mut operand = self.operand(x.tokens, x.columns);
+        self.cast(x, &mut operand);
+        let contents = (|| {
             let out = self.contents(x.tokens * head.columns, Element::F32)?;
             self.multiply(&operand, head, &out, Element::F32, scale, false)?;
             Ok(out)

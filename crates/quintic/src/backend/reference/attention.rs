@@ -33,6 +33,18 @@ impl KvCache {
         }
     }
 
+    pub(super) fn arrange(&mut self, rows: &[Option<usize>]) {
+        let pick = |from: &[Vec<f32>]| -> Vec<Vec<f32>> {
+            let picked = rows.iter().map(|row| match row {
+                Some(row) => from[*row].clone(),
+                None => Vec::new(),
+            });
+            picked.collect()
+        };
+        self.keys = pick(&self.keys);
+        self.values = pick(&self.values);
+    }
+
     /// Tokens cached for a row.
     pub fn len(&self, row: usize) -> usize {
         self.keys[row].len() / self.inner_dim

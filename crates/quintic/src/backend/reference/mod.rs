@@ -203,6 +203,15 @@ impl Backend for Reference {
         cache.append(kv, first_column, row_starts);
     }
 
+    fn arrange_kv(&self, cache: &mut KvCache, rows: &[Option<usize>]) {
+        cache.arrange(rows);
+    }
+
+    fn cast(&self, x: &Rows, out: &mut Rows) {
+        assert_eq!((x.rows, x.columns), (out.rows, out.columns));
+        out.data.copy_from_slice(&x.data);
+    }
+
     fn logits(&self, x: &Rows, head: &Weights, scale: f32) -> Rows {
         product::logits(x, head, scale)
     }
