@@ -397,7 +397,11 @@ mod tests {
                 for t in 0..20 {
                     for c in 0..columns {
                         let copied = (t == 2 || t == 12) && (column..column + n).contains(&c);
-                        let expected = if copied { value(4, from_column + c - column) } else { 0.0 };
+                        let expected = if copied {
+                            value(4, from_column + c - column)
+                        } else {
+                            0.0
+                        };
                         assert_eq!(to.get(t, c), expected, "{form:?} {t} {c}");
                     }
                 }

@@ -50,6 +50,7 @@ pub mod output;
 pub mod packed;
 pub mod preset;
 pub mod sentence;
+mod seq2seq;
 pub mod suite;
 pub mod synthetic;
 mod tensor;
@@ -60,6 +61,7 @@ pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
 pub use model::{Interrupted, Pass};
+pub use seq2seq::{Decode, Decoded, Seq2Seq, Sources};
 pub use tensor::{ByteOwner, DType, Tensor};
 pub use text_encoder::{
     BackendKind, HiddenStates, LoadOptions, RowsOptions, TextEncoder, activation_bytes_per_token,

@@ -2,6 +2,7 @@
 //! token ids into hidden states.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
@@ -9,7 +10,7 @@ use crate::backend::reference::{Reference, refuse_packed};
 use crate::backend::{Backend, DeviceOutput, Pool, Widths};
 use crate::batch::{self, PackedBatch};
 use crate::checkpoint::hub::{self, HubOptions};
-use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
+use crate::checkpoint::{Checkpoint, OpenOptions, Packed, TensorSource, infer_shape};
 use crate::compute::{Compute, ComputeChoice};
 use crate::config::T5Config;
 use crate::model::{Encoder, EncoderWeights, Interrupted, Pass, TakeTensor};
@@ -143,7 +144,7 @@ pub struct RowsOptions<'a> {
 }
 
 /// An encoder on whatever backend, behind one pointer.
-trait Encode: Send + Sync {
+pub(crate) trait Encode: Send + Sync {
     fn run(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<HiddenStates>;
     fn run_pooled(&self, batch: &PackedBatch, pool: Pool, pass: &Pass<'_>) -> Result<Vec<f32>>;
     fn run_there(&self, batch: &PackedBatch) -> Result<()>;
@@ -211,7 +212,7 @@ impl<B: Backend> Encode for Encoder<B> {
 
 /// A loaded text encoder. Immutable; share it by reference between threads.
 pub struct TextEncoder {
-    encoder: Box<dyn Encode>,
+    encoder: Arc<dyn Encode>,
     config: T5Config,
     /// Folder of config.json, where a sentence-transformers model has its modules.
     folder: Option<PathBuf>,
@@ -256,6 +257,17 @@ impl TextEncoder {
         let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
         let encoder =
             load(&config, &mut source, backend, compute).map_err(|e| place(e, checkpoint))?;
+        Self::of(encoder, config, source, checkpoint, compute)
+    }
+
+    /// What is known of a checkpoint once everything was taken from it.
+    pub(crate) fn of(
+        encoder: Arc<dyn Encode>,
+        config: T5Config,
+        source: TensorSource<'_>,
+        checkpoint: &Checkpoint,
+        compute: &Compute,
+    ) -> Result<Self> {
         // A surplus layer of the encoder means that the config is another model's.
         let unused = source.finish(|name| !name.starts_with("encoder.block."))?;
         let weight_bytes = checkpoint
@@ -288,15 +300,24 @@ impl TextEncoder {
         backend: BackendKind,
         compute: &Compute,
     ) -> Result<Self> {
-        Ok(TextEncoder {
-            encoder: load(&config, source, backend, compute)?,
+        let encoder = load(&config, source, backend, compute)?;
+        Ok(Self::without_files(encoder, config, compute))
+    }
+
+    pub(crate) fn without_files(
+        encoder: Arc<dyn Encode>,
+        config: T5Config,
+        compute: &Compute,
+    ) -> Self {
+        TextEncoder {
+            encoder,
             config,
             folder: None,
             path: PathBuf::new(),
             unused_tensors: Vec::new(),
             weight_bytes: 0,
             compute: *compute,
-        })
+        }
     }
 
     /// The model's config.
@@ -565,39 +586,65 @@ fn result_bytes(config: &T5Config) -> u64 {
     (config.d_model * size_of::<f32>()) as u64
 }
 
-fn load(
-    config: &T5Config,
-    source: &mut dyn TakeTensor,
-    backend: BackendKind,
+/// What is made of a backend, once it is known which.
+pub(crate) trait Build {
+    type Made;
+
+    fn build<B: Backend + 'static>(self, backend: B) -> Result<Self::Made>;
+}
+
+/// Opens a backend for a source whose products are packed like this, and builds.
+pub(crate) fn with_backend<F: Build>(
+    kind: BackendKind,
     compute: &Compute,
-) -> Result<Box<dyn Encode>> {
-    if let Some(packed) = source.packed() {
-        match backend {
+    packed: Option<&Packed>,
+    build: F,
+) -> Result<F::Made> {
+    if let Some(packed) = packed {
+        match kind {
             BackendKind::Cpu => packed.check(compute)?,
             BackendKind::Reference => return Err(refuse_packed()),
             BackendKind::Cuda(_) => return Err(cuda::refuse_packed()),
         }
     }
-    match backend {
-        BackendKind::Cpu => Ok(Box::new(Encoder::load(
-            Cpu::new(compute)?,
-            config.clone(),
-            source,
-        )?)),
+    match kind {
+        BackendKind::Cpu => build.build(Cpu::new(compute)?),
         BackendKind::Reference if *compute != Compute::default() => Err(Error::unsupported(
             "the reference backend computes in its one way only, but `dtype`, \
              `matmul_precision`, `threads` or `fold_norm_gains` was chosen",
         )),
-        BackendKind::Reference => Ok(Box::new(Encoder::load(Reference, config.clone(), source)?)),
+        BackendKind::Reference => build.build(Reference),
         BackendKind::Cuda(_) if compute.threads.is_some() => Err(Error::unsupported(
             "the cuda backend computes on a device, but `threads` was chosen",
         )),
-        BackendKind::Cuda(ordinal) => Ok(Box::new(Encoder::load(
-            open_cuda(ordinal, compute)?,
-            config.clone(),
-            source,
-        )?)),
+        BackendKind::Cuda(ordinal) => build.build(open_cuda(ordinal, compute)?),
     }
+}
+
+/// Loads an encoder.
+struct LoadEncoder<'a>(&'a T5Config, &'a mut dyn TakeTensor);
+
+impl Build for LoadEncoder<'_> {
+    type Made = Arc<dyn Encode>;
+
+    fn build<B: Backend + 'static>(self, backend: B) -> Result<Self::Made> {
+        Ok(Arc::new(Encoder::load(backend, self.0.clone(), self.1)?))
+    }
+}
+
+fn load(
+    config: &T5Config,
+    source: &mut dyn TakeTensor,
+    backend: BackendKind,
+    compute: &Compute,
+) -> Result<Arc<dyn Encode>> {
+    let packed = source.packed().cloned();
+    with_backend(
+        backend,
+        compute,
+        packed.as_ref(),
+        LoadEncoder(config, source),
+    )
 }
 
 pub(crate) fn open_cuda(ordinal: usize, compute: &Compute) -> Result<Cuda> {
@@ -608,7 +655,7 @@ pub(crate) fn open_cuda(ordinal: usize, compute: &Compute) -> Result<Cuda> {
 
 /// Adds the file, if the error does not name it. A backend knows a packed tensor's name alone;
 /// other errors with a place name the shard.
-fn place(error: Error, checkpoint: &Checkpoint) -> Error {
+pub(crate) fn place(error: Error, checkpoint: &Checkpoint) -> Error {
     let path = checkpoint.path().display().to_string();
     let names_file = |place: &str| checkpoint.packed().is_none() || place.contains(&path);
     match error.place() {

@@ -300,6 +300,14 @@ impl T5Config {
         )
     }
 
+    /// The decoder's map from distances to rows of a bias table.
+    pub(crate) fn decoder_buckets(&self) -> Buckets {
+        Buckets::unidirectional(
+            self.relative_attention_num_buckets,
+            self.relative_attention_max_distance,
+        )
+    }
+
     /// Parameters of the encoder without the embedding table.
     pub fn encoder_parameters(&self) -> u128 {
         let (d_model, inner) = (self.d_model as u128, self.inner_dim() as u128);

@@ -87,6 +87,11 @@ impl<B: Backend> Encoder<B> {
         &self.backend
     }
 
+    /// The embedding table, which a decoder shares.
+    pub(crate) fn embedding(&self) -> &B::Table {
+        &self.embedding
+    }
+
     /// Hidden states of every token of `batch`, and what else `pass` asks for.
     ///
     /// # Errors

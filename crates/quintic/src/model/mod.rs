@@ -4,10 +4,14 @@
 //! files or padding. A loaded [`Encoder`] is immutable: share it by reference between
 //! threads.
 
+mod decoder;
+mod decoder_weights;
 mod encoder;
 mod pass;
 mod weights;
 
+pub use decoder::{Decoder, DecoderState};
+pub use decoder_weights::{DecoderLayerParts, DecoderWeights, Head};
 pub use encoder::{Encoded, Encoder};
 pub use pass::{Interrupted, Pass};
 pub use weights::{EncoderWeights, LayerParts, LayerWeights, Part, Product, TakeTensor};

@@ -235,10 +235,7 @@ impl EncoderWeights {
         check_gate(source, config)?;
         let weights = EncoderWeights {
             per_layer_bias: per_layer_bias(source, config)?,
-            embedding: EMBEDDING_NAMES
-                .into_iter()
-                .find(|name| source.contains(name))
-                .unwrap_or(EMBEDDING_NAMES[0]),
+            embedding: embedding_name(source),
             config: config.clone(),
             packed: source.packed().map(|packed| packed.fold_norm_gains),
         };
@@ -355,16 +352,8 @@ impl EncoderWeights {
             (Some(up), Some(gate)) => Weights::Gated { gate, up },
             (only, _) => Weights::Stacked(only.into_iter().collect()),
         };
-        // The gain by itself, and the gain that goes with the product.
-        let split = |gain| {
-            if folds {
-                (None, Some(gain))
-            } else {
-                (Some(gain), None)
-            }
-        };
-        let (attention_norm, qkv_gain) = split(weights.attention_norm);
-        let (feed_forward_norm, inputs_gain) = split(weights.feed_forward_norm);
+        let (attention_norm, qkv_gain) = split_gain(weights.attention_norm, folds);
+        let (feed_forward_norm, inputs_gain) = split_gain(weights.feed_forward_norm, folds);
         Ok(LayerParts {
             attention_norm,
             qkv: Part {
@@ -490,6 +479,22 @@ impl<T> LayerWeights<T> {
                 .collect::<Result<_>>()?,
             feed_forward_out: get("1.DenseReluDense.wo", &[d_model, d_ff])?,
         })
+    }
+}
+
+/// Under which name the embedding table is there.
+pub(super) fn embedding_name(source: &dyn TakeTensor) -> &'static str {
+    EMBEDDING_NAMES
+        .into_iter()
+        .find(|name| source.contains(name))
+        .unwrap_or(EMBEDDING_NAMES[0])
+}
+
+/// A norm's gain by itself, and the gain that goes with the product behind it.
+pub(super) fn split_gain(gain: Tensor, folds: bool) -> (Option<Tensor>, Option<Tensor>) {
+    match folds {
+        true => (None, Some(gain)),
+        false => (Some(gain), None),
     }
 }
 

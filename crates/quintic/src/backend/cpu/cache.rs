@@ -79,7 +79,8 @@ impl KvCache {
         for row in 0..self.slots.len() {
             for token in row_starts[row]..row_starts[row + 1] {
                 let to = self.ends[row];
-                self.kv.copy_columns(to, 0, kv, token, first_column, columns);
+                self.kv
+                    .copy_columns(to, 0, kv, token, first_column, columns);
                 self.ends[row] += 1;
             }
         }

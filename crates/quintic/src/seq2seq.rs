@@ -1,0 +1,544 @@
+//! Encoder and decoder together: a path becomes something that turns token ids into other token
+//! ids, or into their probabilities.
+
+use std::sync::Arc;
+
+use crate::backend::{Backend, Chosen, Pool};
+use crate::batch::{PackedBatch, check_rows};
+use crate::checkpoint::{Checkpoint, TensorSource};
+use crate::compute::{Compute, ComputeType};
+use crate::config::T5Config;
+use crate::generate::DecoderRows;
+use crate::model::{Decoder, DecoderState, Encoder, Interrupted, Pass, TakeTensor};
+use crate::text_encoder::{
+    BackendKind, Build, LoadOptions, TextEncoder, config_of, place, shapes_from, with_backend,
+};
+use crate::{Error, Result};
+
+/// Logits that are held at once while a whole sequence is scored, in values.
+const LOGITS_AT_ONCE: usize = 16 << 20;
+
+/// What decoder rows attend to.
+#[derive(Clone, Copy, Debug)]
+pub enum Sources<'a> {
+    /// Token ids, a source each; encoded when a row is admitted.
+    Ids(&'a [Vec<u32>]),
+    /// An encoder's hidden states, `[tokens, d_model]`, sources as in `row_starts`.
+    States {
+        /// The values.
+        values: &'a [f32],
+        /// Where sources begin, `[sources + 1]`.
+        row_starts: &'a [usize],
+    },
+}
+
+impl Sources<'_> {
+    /// Number of sources.
+    pub fn len(&self) -> usize {
+        match self {
+            Sources::Ids(rows) => rows.len(),
+            Sources::States { row_starts, .. } => row_starts.len().saturating_sub(1),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Refuses what no decoder can attend to.
+    fn check(&self, config: &T5Config) -> Result<()> {
+        let empty = |row: usize| {
+            Error::input("a source without tokens, expected at least one")
+                .at(format!("source {row}"))
+        };
+        match *self {
+            Sources::Ids(rows) => {
+                if let Some(row) = rows.iter().position(Vec::is_empty) {
+                    return Err(empty(row));
+                }
+                check_rows(rows, config.vocab_size)
+            }
+            Sources::States { values, row_starts } => {
+                let tokens = row_starts.last().copied().unwrap_or(0);
+                if row_starts.first().is_some_and(|&first| first != 0)
+                    || values.len() != tokens * config.d_model
+                {
+                    return Err(Error::input(format!(
+                        "hidden states have {} elements, expected [tokens, d_model] with tokens = \
+                         {tokens}, d_model = {}",
+                        values.len(),
+                        config.d_model
+                    )));
+                }
+                match row_starts.windows(2).position(|b| b[0] >= b[1]) {
+                    Some(row) => Err(empty(row)),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// A decoder's pass over whole sequences.
+#[derive(Clone, Copy)]
+pub struct Decode<'a> {
+    /// What row `i` attends to: source `i`.
+    pub sources: Sources<'a>,
+    /// The decoder's input, a row for each source: usually the start token, then the target
+    /// without its last token.
+    pub rows: &'a [Vec<u32>],
+    /// For each row the token whose log-probability is asked for after each token of the input;
+    /// `None` asks for none. Rows as long as those of the input.
+    pub targets: Option<&'a [Vec<Option<u32>>]>,
+    /// Whether to keep the logits.
+    pub keep_logits: bool,
+    /// Whether to keep the hidden states between the layers.
+    pub keep_inner: bool,
+    /// Asked before each layer; true ends the pass with
+    /// [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted).
+    pub interrupted: Option<Interrupted<'a>>,
+}
+
+/// What a [`Decode`] gives.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Decoded {
+    /// The decoder's hidden states after its last norm, `[tokens, d_model]`, rows end to end.
+    pub last: Vec<f32>,
+    /// If asked for: embeddings and the stream after each layer but the last, each
+    /// `[tokens, d_model]`.
+    pub inner: Vec<Vec<f32>>,
+    /// If asked for: `[tokens, vocab]`.
+    pub logits: Vec<f32>,
+    /// If targets were given: the natural logarithm of each one's probability, 0 where there is
+    /// no target, `[tokens]`.
+    pub log_probs: Vec<f32>,
+}
+
+/// A model on whatever backend, behind one pointer.
+trait Model: Send + Sync {
+    fn rows<'a>(
+        &'a self,
+        sources: Sources<'a>,
+        interrupted: Option<Interrupted<'a>>,
+    ) -> Box<dyn DecoderRows + 'a>;
+    fn decode(&self, decode: &Decode<'_>) -> Result<Decoded>;
+    fn is_tied(&self) -> bool;
+}
+
+struct Both<B: Backend> {
+    encoder: Arc<Encoder<B>>,
+    decoder: Decoder<B>,
+}
+
+/// A loaded encoder-decoder model. Immutable; share it by reference between threads.
+pub struct Seq2Seq {
+    encoder: TextEncoder,
+    model: Box<dyn Model>,
+}
+
+struct LoadBoth<'a>(&'a T5Config, &'a mut dyn TakeTensor);
+
+/// The encoder is in both: in one of them behind a pointer that forgets the backend.
+type Loaded = (Arc<dyn crate::text_encoder::Encode>, Box<dyn Model>);
+
+impl Build for LoadBoth<'_> {
+    type Made = Loaded;
+
+    fn build<B: Backend + 'static>(self, backend: B) -> Result<Loaded> {
+        let LoadBoth(config, source) = self;
+        let encoder = Arc::new(Encoder::load(backend, config.clone(), source)?);
+        let decoder = Decoder::load(encoder.backend(), config, source)?;
+        let both = Both {
+            encoder: Arc::clone(&encoder),
+            decoder,
+        };
+        Ok((encoder, Box::new(both)))
+    }
+}
+
+fn load(
+    config: &T5Config,
+    source: &mut dyn TakeTensor,
+    backend: BackendKind,
+    compute: &Compute,
+) -> Result<Loaded> {
+    if matches!(backend, BackendKind::Cuda(_)) && compute.dtype == ComputeType::F16 {
+        return Err(Error::unsupported(
+            "decoders are not computed in f16 by the cuda backend, expected `f32` or `bf16`",
+        ));
+    }
+    let packed = source.packed().cloned();
+    with_backend(backend, compute, packed.as_ref(), LoadBoth(config, source))
+}
+
+impl Seq2Seq {
+    /// Loads the model at `model`: a folder, a weight file or a cached repository id.
+    ///
+    /// # Errors
+    ///
+    /// As [`TextEncoder::load`], and if there is no decoder.
+    pub fn load(model: &str, options: &LoadOptions) -> Result<Self> {
+        let checkpoint = options.open(model)?;
+        let compute = options.compute.resolve(None)?;
+        Self::from_checkpoint(&checkpoint, options.backend, &compute)
+    }
+
+    /// Loads the model of an opened checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`Seq2Seq::load`].
+    pub fn from_checkpoint(
+        checkpoint: &Checkpoint,
+        backend: BackendKind,
+        compute: &Compute,
+    ) -> Result<Self> {
+        let config = config_of(checkpoint)?;
+        let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
+        let (encoder, model) =
+            load(&config, &mut source, backend, compute).map_err(|e| place(e, checkpoint))?;
+        Ok(Seq2Seq {
+            encoder: TextEncoder::of(encoder, config, source, checkpoint, compute)?,
+            model,
+        })
+    }
+
+    /// A model whose tensors come from anywhere, such as a test or a benchmark.
+    ///
+    /// # Errors
+    ///
+    /// As [`Seq2Seq::load`].
+    pub fn from_source(
+        config: T5Config,
+        source: &mut dyn TakeTensor,
+        backend: BackendKind,
+        compute: &Compute,
+    ) -> Result<Self> {
+        let (encoder, model) = load(&config, source, backend, compute)?;
+        Ok(Seq2Seq {
+            encoder: TextEncoder::without_files(encoder, config, compute),
+            model,
+        })
+    }
+
+    /// The model's encoder, with all that it can do.
+    pub fn encoder(&self) -> &TextEncoder {
+        &self.encoder
+    }
+
+    /// The model's config.
+    pub fn config(&self) -> &T5Config {
+        self.encoder.config()
+    }
+
+    /// Whether the output head is the embedding table.
+    pub fn is_tied(&self) -> bool {
+        self.model.is_tied()
+    }
+
+    /// Decoder rows over these sources, none yet: what generation goes on with. `interrupted` is
+    /// asked before each layer.
+    ///
+    /// Each token that a row was fed takes `2 * num_decoder_layers * n_heads * d_kv` values of
+    /// memory until the row is dropped, and each token of its source as many, once for all
+    /// copies of a row.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if a source is empty, an id is not below
+    /// `vocab_size` or hidden states have another shape.
+    pub fn rows<'a>(
+        &'a self,
+        sources: Sources<'a>,
+        interrupted: Option<Interrupted<'a>>,
+    ) -> Result<Box<dyn DecoderRows + 'a>> {
+        sources.check(self.config())?;
+        Ok(self.model.rows(sources, interrupted))
+    }
+
+    /// A pass over whole sequences: every token's hidden states, scores, or the probability of
+    /// the token that is known to follow.
+    ///
+    /// # Numerics
+    ///
+    /// Log-probabilities are computed in f64 from f32 logits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Seq2Seq::rows`]; [`ErrorKind::Input`](crate::ErrorKind::Input) also if rows and
+    /// sources or targets do not match; [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> quintic::Result<()> {
+    /// use quintic::{Decode, LoadOptions, Seq2Seq, Sources};
+    ///
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/goldens/byt5");
+    /// # if quintic::config::T5Config::from_file(&std::path::Path::new(folder).join("config.json"))?.num_decoder_layers == 0 { return Ok(()) }
+    /// # let Ok(model) = Seq2Seq::load(folder, &LoadOptions::default()) else { return Ok(()) };
+    /// let source = [vec![17, 5, 1]];
+    /// // The start token, then the target; what follows each of them is asked for.
+    /// let decoded = model.decode(&Decode {
+    ///     sources: Sources::Ids(&source),
+    ///     rows: &[vec![0, 8, 9]],
+    ///     targets: Some(&[vec![Some(8), Some(9), Some(1)]]),
+    ///     keep_logits: false,
+    ///     keep_inner: false,
+    ///     interrupted: None,
+    /// })?;
+    /// assert_eq!(decoded.log_probs.len(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn decode(&self, decode: &Decode<'_>) -> Result<Decoded> {
+        let config = self.config();
+        decode.sources.check(config)?;
+        let wrong = |what: &str, found: usize, expected: usize| {
+            Err(Error::input(format!(
+                "found {found} {what}, expected {expected}"
+            )))
+        };
+        if decode.rows.len() != decode.sources.len() {
+            return wrong("decoder rows", decode.rows.len(), decode.sources.len());
+        }
+        check_rows(decode.rows, config.vocab_size).map_err(|e| e.at("decoder input"))?;
+        if let Some(targets) = decode.targets {
+            if targets.len() != decode.rows.len() {
+                return wrong("rows of targets", targets.len(), decode.rows.len());
+            }
+            for (row, (targets, ids)) in targets.iter().zip(decode.rows).enumerate() {
+                if targets.len() != ids.len() {
+                    return wrong(&format!("targets of row {row}"), targets.len(), ids.len());
+                }
+                let ids: Vec<u32> = targets.iter().flatten().copied().collect();
+                check_rows(&[ids], config.vocab_size)
+                    .map_err(|e| e.at(format!("targets of row {row}")))?;
+            }
+        }
+        self.model.decode(decode)
+    }
+}
+
+impl<B: Backend> Model for Both<B> {
+    fn rows<'a>(
+        &'a self,
+        sources: Sources<'a>,
+        interrupted: Option<Interrupted<'a>>,
+    ) -> Box<dyn DecoderRows + 'a> {
+        Box::new(self.no_rows(sources, interrupted))
+    }
+
+    fn is_tied(&self) -> bool {
+        self.decoder.is_tied()
+    }
+
+    fn decode(&self, decode: &Decode<'_>) -> Result<Decoded> {
+        let backend = self.encoder.backend();
+        let (d_model, vocab) = (
+            self.encoder.config().d_model,
+            self.encoder.config().vocab_size,
+        );
+        let mut rows = self.no_rows(decode.sources, decode.interrupted);
+        let all: Vec<usize> = (0..decode.rows.len()).collect();
+        rows.admit(&all)?;
+        let ids: Vec<&[u32]> = decode.rows.iter().map(Vec::as_slice).collect();
+        let mut decoded = Decoded::default();
+        let (x, _) = rows.feed(&ids, |x| {
+            if decode.keep_inner {
+                decoded.inner.push(backend.read_stream(x)?);
+            }
+            Ok(())
+        })?;
+        if decode.keep_inner {
+            // The last is what the last norm reads, which `last` stands for.
+            decoded.inner.pop();
+        }
+        decoded.last = backend.read_stream(&x)?;
+        if !decode.keep_logits && decode.targets.is_none() {
+            return Ok(decoded);
+        }
+        let mut targets = decode.targets.into_iter().flatten().flatten();
+        for block in decoded
+            .last
+            .chunks(d_model * (LOGITS_AT_ONCE / vocab.max(1)).max(1))
+        {
+            let tokens = block.len() / d_model;
+            let block = backend.stream(tokens, d_model, block);
+            let logits = backend.read_logits(&self.decoder.logits(backend, &block))?;
+            if decode.targets.is_some() {
+                for scores in logits.chunks_exact(vocab) {
+                    let target = targets.next().copied().flatten();
+                    decoded
+                        .log_probs
+                        .push(target.map_or(0.0, |id| log_prob(scores, id)));
+                }
+            }
+            if decode.keep_logits {
+                decoded.logits.extend(logits);
+            }
+        }
+        Ok(decoded)
+    }
+}
+
+/// The natural logarithm of a token's probability.
+fn log_prob(scores: &[f32], id: u32) -> f32 {
+    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f64 = scores
+        .iter()
+        .map(|&score| f64::from(score - max).exp())
+        .sum();
+    (f64::from(scores[id as usize]) - f64::from(max) - total.ln()) as f32
+}
+
+impl<B: Backend> Both<B> {
+    fn no_rows<'a>(
+        &'a self,
+        sources: Sources<'a>,
+        interrupted: Option<Interrupted<'a>>,
+    ) -> Rows<'a, B> {
+        Rows {
+            model: self,
+            sources,
+            interrupted,
+            state: self.decoder.state(self.encoder.backend()),
+            last: None,
+        }
+    }
+}
+
+/// Rows of a decoder on its backend.
+struct Rows<'a, B: Backend> {
+    model: &'a Both<B>,
+    sources: Sources<'a>,
+    interrupted: Option<Interrupted<'a>>,
+    state: DecoderState<B>,
+    /// Hidden states of each row's last token, until rows change.
+    last: Option<B::Stream>,
+}
+
+impl<B: Backend> Rows<'_, B> {
+    fn backend(&self) -> &B {
+        self.model.encoder.backend()
+    }
+
+    /// Feeds tokens. Gives the hidden states of all of them, and where rows begin.
+    fn feed(
+        &mut self,
+        tokens: &[&[u32]],
+        visit: impl FnMut(&B::Stream) -> Result<()>,
+    ) -> Result<(B::Stream, Vec<usize>)> {
+        let model = self.model;
+        let mut row_starts = Vec::with_capacity(tokens.len() + 1);
+        row_starts.push(0);
+        let mut ids = Vec::new();
+        for row in tokens {
+            ids.extend_from_slice(row);
+            row_starts.push(ids.len());
+        }
+        let x = model.decoder.forward(
+            model.encoder.backend(),
+            model.encoder.embedding(),
+            &mut self.state,
+            &ids,
+            &row_starts,
+            self.interrupted,
+            visit,
+        )?;
+        Ok((x, row_starts))
+    }
+
+    fn last(&self) -> &B::Stream {
+        match &self.last {
+            Some(last) => last,
+            None => panic!("scores were asked for before rows were fed"),
+        }
+    }
+}
+
+impl<B: Backend> DecoderRows for Rows<'_, B> {
+    fn vocab_size(&self) -> usize {
+        self.model.encoder.config().vocab_size
+    }
+
+    fn n_rows(&self) -> usize {
+        self.state.n_rows()
+    }
+
+    fn admit(&mut self, sources: &[usize]) -> Result<()> {
+        self.last = None;
+        if sources.is_empty() {
+            return Ok(());
+        }
+        let model = self.model;
+        let config = model.encoder.config();
+        let backend = model.encoder.backend();
+        let (hidden, row_starts) = match self.sources {
+            Sources::Ids(rows) => {
+                let ids: Vec<&Vec<u32>> = sources.iter().map(|&source| &rows[source]).collect();
+                let batch = PackedBatch::from_rows(&ids, config.vocab_size)?;
+                let pass = Pass {
+                    interrupted: self.interrupted,
+                    ..Pass::default()
+                };
+                let encoded = model.encoder.encode(&batch, &pass)?;
+                (encoded.last, batch.row_starts().to_vec())
+            }
+            Sources::States { values, row_starts } => {
+                let mut starts = vec![0];
+                let mut own = Vec::new();
+                for &source in sources {
+                    let (first, end) = (row_starts[source], row_starts[source + 1]);
+                    own.extend_from_slice(&values[first * config.d_model..end * config.d_model]);
+                    starts.push(own.len() / config.d_model);
+                }
+                let tokens = starts[sources.len()];
+                (backend.stream(tokens, config.d_model, &own), starts)
+            }
+        };
+        model
+            .decoder
+            .admit(backend, &mut self.state, &hidden, &row_starts);
+        Ok(())
+    }
+
+    fn select(&mut self, rows: &[usize]) {
+        self.last = None;
+        let model = self.model;
+        model
+            .decoder
+            .select(model.encoder.backend(), &mut self.state, rows);
+    }
+
+    fn advance(&mut self, tokens: &[&[u32]]) -> Result<()> {
+        assert_eq!(tokens.len(), self.n_rows(), "rows of tokens");
+        assert!(
+            tokens.iter().all(|row| !row.is_empty()),
+            "a row is fed nothing"
+        );
+        check_rows(tokens, self.vocab_size())?;
+        self.last = None;
+        let (x, row_starts) = self.feed(tokens, |_| Ok(()))?;
+        self.last = Some(match row_starts.last() {
+            Some(&n) if n > tokens.len() => {
+                let backend = self.backend();
+                let last = backend.pool(&x, &row_starts, Pool::Last)?;
+                let d_model = self.model.encoder.config().d_model;
+                backend.stream(tokens.len(), d_model, &last)
+            }
+            _ => x,
+        });
+        Ok(())
+    }
+
+    fn logits(&self) -> Result<Vec<f32>> {
+        let logits = self.model.decoder.logits(self.backend(), self.last());
+        self.backend().read_logits(&logits)
+    }
+
+    fn best(&self) -> Result<Vec<Chosen>> {
+        self.model.decoder.best(self.backend(), self.last())
+    }
+}
