@@ -476,6 +476,19 @@ GOLDENS: tuple[Model, ...] = (
     _golden("gelu-erf", ("g_ragged",), feed_forward_proj="gelu"),
 )
 
+DECODER_GOLDENS: tuple[Model, ...] = (
+    _golden("t5-v1_0", (), contents="full", stored="f32", dead_cross_bias=True, num_decoder_layers=3,
+            architectures=["T5WithLMHeadModel"], feed_forward_proj=None, tie_word_embeddings=None),
+    _golden("t5-v1_1", (), contents="full"),
+    _golden("mt5", (), contents="full", model_type="mt5", architectures=["MT5ForConditionalGeneration"]),
+    _golden("umt5", (), contents="full", **_UMT5, num_decoder_layers=2),
+    _golden("byt5", (), contents="full", num_layers=3, d_model=36, d_kv=4, d_ff=52),
+    _golden("madlad", (), contents="full", embeddings=DECODER_ONLY, eos_token_id=2, pad_token_id=1, d_kv=16),
+    _golden("far-buckets", (), contents="full", relative_attention_num_buckets=64, num_decoder_layers=1,
+            relative_attention_max_distance=100, num_layers=1, d_model=16, d_ff=24, num_heads=2),
+)
+"""Models whose decoders are compared; every one has both halves."""
+
 _BUILDERS |= {
     "g_ragged": _padded("ragged", (5, 1, 23), "right"),
     "g_left": _padded("left", (17, 4), "left"),

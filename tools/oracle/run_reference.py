@@ -49,7 +49,8 @@ def _exact_norm(norm: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return norm.weight * (hidden_states * torch.rsqrt(mean_square + norm.variance_epsilon))
 
 
-def _make_norms_exact(encoder: torch.nn.Module) -> None:
+def make_norms_exact(encoder: torch.nn.Module) -> None:
+    """Gives every norm statistics in the type of its input."""
     for module in encoder.modules():
         if type(module).__name__.endswith("LayerNorm"):
             module.forward = MethodType(_exact_norm, module)
@@ -85,7 +86,7 @@ def load_encoder(folder: Path, oracle: str, dtype: torch.dtype) -> torch.nn.Modu
         parameter.data.copy_(stored)
     check_weights(encoder, tensors)
     if dtype == torch.float64:
-        _make_norms_exact(encoder)
+        make_norms_exact(encoder)
     return encoder
 
 

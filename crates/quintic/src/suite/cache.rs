@@ -9,26 +9,56 @@ use crate::backend::{Attention, Backend, Keys, Visible};
 use crate::batch::Mask;
 use crate::compute::ComputeType;
 
-/// New tokens of each of three rows, step by step.
-type Steps = &'static [[usize; 3]];
+/// How rows move before a step, empty if they stay, and the new tokens of each of them.
+type Step = (&'static [Option<usize>], &'static [usize]);
+type Steps = &'static [Step];
 
 /// As a decoder does: all of the prompts, then token by token.
-const TOKEN_BY_TOKEN: Steps = &[[3, 1, 17], [1, 1, 1], [1, 1, 1], [1, 0, 1], [1, 1, 1]];
+const TOKEN_BY_TOKEN: Steps = &[
+    (&[], &[3, 1, 17]),
+    (&[], &[1, 1, 1]),
+    (&[], &[1, 1, 1]),
+    (&[], &[1, 0, 1]),
+    (&[], &[1, 1, 1]),
+];
+
+/// Rows that come and leave, change places, and go on in several ways, as beams do; some longer
+/// than the room that there was, and one that is dropped before it was fed.
+const MOVING: Steps = &[
+    (&[], &[3, 1, 17]),
+    (&[Some(2), Some(0), Some(2), Some(1)], &[1, 1, 2, 0]),
+    (
+        &[Some(0), Some(1), Some(3), Some(3), None],
+        &[1, 1, 1, 1, 40],
+    ),
+    (
+        &[Some(4), Some(4), Some(2), Some(2), Some(2), None],
+        &[0, 1, 1, 0, 1, 0],
+    ),
+    (&[Some(0), Some(3), Some(2), None], &[1, 1, 1, 2]),
+    (&[Some(1), Some(3)], &[1, 70]),
+    (&[Some(1), Some(0), Some(1)], &[1, 1, 0]),
+    (&[], &[1, 0, 1]),
+];
 
 /// Steps of many tokens, across every multiple of 32 that a room may end at.
 const LONG: Steps = &[
-    [2, 1, 5],
-    [1, 40, 0],
-    [30, 0, 59],
-    [64, 1, 1],
-    [1, 90, 2],
-    [1, 1, 1],
+    (&[], &[2, 1, 5]),
+    (&[], &[1, 40, 0]),
+    (&[], &[30, 0, 59]),
+    (&[], &[64, 1, 1]),
+    (&[], &[1, 90, 2]),
+    (&[], &[1, 1, 1]),
 ];
 
 pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
     for heads in [(3, 8), (2, 16), (2, 32), (1, 64), (2, 64), (1, 128)] {
         let (n_heads, d_kv) = heads;
-        for (name, steps) in [("token by token", TOKEN_BY_TOKEN), ("long steps", LONG)] {
+        for (name, steps) in [
+            ("token by token", TOKEN_BY_TOKEN),
+            ("long steps", LONG),
+            ("rows that move", MOVING),
+        ] {
             list.add(
                 format!("{name}, {n_heads} heads of {d_kv}"),
                 move |subject, worst| grow(subject, worst, heads, steps, Bias::Past),
@@ -120,7 +150,13 @@ fn grow<B: Backend>(
     let mut own_cache = backend.kv_cache(3, n_heads, d_kv);
     let mut exact_cache = Reference.kv_cache(3, n_heads, d_kv);
     let mut cached: Vec<Cached> = vec![Vec::new(); 3];
-    for (at, lengths) in steps.iter().enumerate() {
+    for (at, (rows, lengths)) in steps.iter().enumerate() {
+        if !rows.is_empty() {
+            backend.arrange_kv(&mut own_cache, rows);
+            Reference.arrange_kv(&mut exact_cache, rows);
+            let moved = rows.iter().map(|row| row.map(|row| cached[row].clone()));
+            cached = moved.map(Option::unwrap_or_default).collect();
+        }
         let starts = row_starts(lengths);
         let values = values_base(subject.dtype(), d_kv, &keys_of(lengths, &cached), at);
         let made = make(subject, worst, &values, &picks(heads, 1.0, at), true)?;
@@ -176,9 +212,22 @@ fn cross<B: Backend>(subject: &Subject<'_, B>, worst: &mut Worst, heads: Heads) 
     backend.append_kv(&mut own_cache, &made.own, 0, &starts);
     Reference.append_kv(&mut exact_cache, &made.exact, 0, &starts);
     remember(&mut cached, &made, &starts, (0, inner));
-    for (at, lengths) in [[2, 0, 5], [1, 1, 1], [0, 40, 3]].iter().enumerate() {
+    let steps: [Step; 4] = [
+        (&[], &[2, 0, 5]),
+        (&[], &[1, 1, 1]),
+        // As many rows look at one source as there are beams.
+        (&[Some(2), Some(2), Some(0), Some(2)], &[1, 4, 1, 0]),
+        (&[Some(2), Some(1)], &[0, 40]),
+    ];
+    for (at, (rows, lengths)) in steps.iter().enumerate() {
+        if !rows.is_empty() {
+            backend.arrange_kv(&mut own_cache, rows);
+            Reference.arrange_kv(&mut exact_cache, rows);
+            let moved = rows.iter().map(|row| row.map(|row| cached[row].clone()));
+            cached = moved.map(Option::unwrap_or_default).collect();
+        }
         let starts = row_starts(lengths);
-        let key_of: Vec<usize> = (0..starts[3]).collect();
+        let key_of: Vec<usize> = (0..starts[lengths.len()]).collect();
         let values = values_base(dtype, d_kv, &key_of, 10 + at);
         let queries = make(subject, worst, &values, &all[..inner], true)?;
         let gains: Vec<f32> = (0..n_heads).map(|head| 0.5 + head as f32).collect();

@@ -4,7 +4,7 @@ use super::inputs::{noise, stacked};
 use super::{List, SIZES, Subject, Worst, bounds};
 use crate::Result;
 use crate::backend::reference::{Reference, Rows};
-use crate::backend::{Backend, Choice, Epilogue};
+use crate::backend::{Backend, Choice, Chosen, Epilogue};
 
 /// Rows, d_model, vocab.
 type Sizes = (usize, usize, usize);
@@ -35,6 +35,12 @@ pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
             )
         },
     );
+    for (rows, vocab) in [(1, 1), (1, 90), (3, 500), (17, 131), (40, 33)] {
+        list.add(
+            format!("the best of {vocab}, {rows} rows"),
+            move |subject, worst| best(subject, worst, (rows, 40, vocab)),
+        );
+    }
     list.add("draws", |subject, worst| {
         let uniforms = [0.0, 0.31, 0.73, 0.999];
         let sample = |temperature, top_k, top_p| Choice::Sample {
@@ -80,6 +86,35 @@ fn logits<B: Backend>(
     Ok(())
 }
 
+/// Without logits between, and the lowest id among equals.
+fn best<B: Backend>(
+    subject: &Subject<'_, B>,
+    worst: &mut Worst,
+    (rows, d_model, vocab): Sizes,
+) -> Result<()> {
+    let backend = subject.backend;
+    let x = Rows::new(rows, d_model, whole(rows * d_model, 4));
+    let head = whole(vocab * d_model, 5);
+    let scale = 0.125;
+    let exact = Reference.logits(&x, &stacked(vocab, d_model, &head), scale);
+    let largest = exact.data.iter().fold(0.0f32, |max, v| max.max(v.abs()));
+    let matrix = backend.prepare_matrix(stacked(vocab, d_model, &head), None)?;
+    let found = backend.best(&backend.stream(rows, d_model, &x.data), &matrix, scale)?;
+    let expected = Reference.choose(&exact, Choice::Top(1))?.concat();
+    let ids = |row: &[Chosen]| -> Vec<u32> { row.iter().map(|chosen| chosen.id).collect() };
+    worst.equal("ids", &ids(&found), &ids(&expected));
+    let logs = |row: &[Chosen]| -> Vec<f32> { row.iter().map(|chosen| chosen.log_prob).collect() };
+    let bound = ((vocab + 16) as f64 + 4.0 * f64::from(largest)) * bounds::SINGLE;
+    worst.compare("logarithms", &logs(&found), &logs(&expected), |_| bound);
+    Ok(())
+}
+
+/// Small whole numbers: many tokens have the same score, exactly.
+fn whole(n: usize, seed: usize) -> Vec<f32> {
+    let values = noise(crate::ComputeType::F32, n, seed);
+    values.iter().map(|x| (x * 2.0).floor()).collect()
+}
+
 fn choose<B: Backend>(
     subject: &Subject<'_, B>,
     worst: &mut Worst,
@@ -87,11 +122,6 @@ fn choose<B: Backend>(
 ) -> Result<()> {
     let backend = subject.backend;
     let (rows, d_model, vocab) = (4, 40, 90);
-    // Small whole numbers: many tokens have the same score, exactly.
-    let whole = |n, seed| -> Vec<f32> {
-        let values = noise(crate::ComputeType::F32, n, seed);
-        values.iter().map(|x| (x * 2.0).floor()).collect()
-    };
     let x = Rows::new(rows, d_model, whole(rows * d_model, 4));
     let head = whole(vocab * d_model, 5);
     let scale = 0.125;
@@ -102,14 +132,14 @@ fn choose<B: Backend>(
     for &choice in choices {
         let expected = Reference.choose(&exact, choice)?;
         let found = backend.choose(&logits, choice)?;
-        let ids = |rows: &[Vec<crate::backend::Chosen>]| -> Vec<Vec<u32>> {
+        let ids = |rows: &[Vec<Chosen>]| -> Vec<Vec<u32>> {
             let ids = rows
                 .iter()
                 .map(|row| row.iter().map(|chosen| chosen.id).collect());
             ids.collect()
         };
         worst.equal("ids", &ids(&found), &ids(&expected));
-        let logs = |rows: &[Vec<crate::backend::Chosen>]| -> Vec<f32> {
+        let logs = |rows: &[Vec<Chosen>]| -> Vec<f32> {
             rows.iter()
                 .flatten()
                 .map(|chosen| chosen.log_prob)

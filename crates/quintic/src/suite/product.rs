@@ -31,6 +31,9 @@ pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>, options: &Optio
         list.add(format!("add, {tokens} tokens"), move |subject, worst| {
             add(subject, worst, tokens, (64, &[24]))
         });
+        list.add(format!("cast, {tokens} tokens"), move |subject, worst| {
+            cast(subject, worst, (tokens, 72, 40))
+        });
         list.add(format!("gate, {tokens} tokens"), move |subject, worst| {
             gate(subject, worst, (tokens, 24, 40), Activation::GeluTanh)
         });
@@ -105,6 +108,39 @@ fn copy(weights: &Weights) -> Weights {
         },
         Weights::Packed(packed) => Weights::Packed(packed.clone()),
     }
+}
+
+/// A stream that is multiplied without a norm between: its values are rounded once, to the
+/// type of an operand, which holds these exactly.
+fn cast<B: Backend>(
+    subject: &Subject<'_, B>,
+    worst: &mut Worst,
+    (tokens, depth, columns): (usize, usize, usize),
+) -> Result<()> {
+    let (backend, dtype) = (subject.backend, subject.dtype());
+    let x = Rows::new(tokens, depth, noise(dtype, tokens * depth, tokens));
+    let w = noise(dtype, columns * depth, columns);
+    let weights = |values: &[f32]| Weights::Stacked(vec![tensor(columns, depth, values)]);
+    let magnitudes = |values: &[f32]| -> Vec<f32> { values.iter().map(|v| v.abs()).collect() };
+    let mut expected = Rows::zeros(tokens, columns);
+    Reference.linear(&x, &weights(&w), Epilogue::Store(&mut expected));
+    let mut sizes = Rows::zeros(tokens, columns);
+    Reference.linear(
+        &Rows::new(tokens, depth, magnitudes(&x.data)),
+        &weights(&magnitudes(&w)),
+        Epilogue::Store(&mut sizes),
+    );
+    let mut operand = backend.operand(tokens, depth);
+    backend.cast(&backend.stream(tokens, depth, &x.data), &mut operand);
+    let mut out = backend.stream(tokens, columns, &vec![0.0; tokens * columns]);
+    let matrix = backend.prepare_matrix(weights(&w), None)?;
+    backend.linear(&operand, &matrix, Epilogue::Add(&mut out));
+    let found = backend.read_stream(&out)?;
+    worst.compare("product", &found, &expected.data, |at| {
+        bounds::sum(depth, sizes.data[at])
+            + 2.0 * bounds::SINGLE * f64::from(expected.data[at].abs())
+    });
+    Ok(())
 }
 
 fn store<B: Backend>(

@@ -38,6 +38,10 @@ enum Wrong {
     ZeroesBlindQueries,
     ForgetsAnAppendedToken,
     AppendsFromAnotherColumn,
+    MovesRowsTheOtherWay,
+    KeepsARowThatIsNew,
+    CastsToFewerBits,
+    TakesTheLastOfTheBest,
     ForgetsTheScale,
     BreaksTiesTheOtherWay,
     DrawsWithoutTemperature,
@@ -353,11 +357,38 @@ impl Backend for Broken {
     }
 
     fn arrange_kv(&self, cache: &mut reference::KvCache, rows: &[Option<usize>]) {
-        Reference.arrange_kv(cache, rows);
+        let mut rows = rows.to_vec();
+        if self.is(Wrong::MovesRowsTheOtherWay) {
+            rows.reverse();
+        }
+        if self.is(Wrong::KeepsARowThatIsNew) {
+            rows.iter_mut().for_each(|row| *row = row.or(Some(0)));
+        }
+        Reference.arrange_kv(cache, &rows);
     }
 
     fn cast(&self, x: &Rows, out: &mut Rows) {
         Reference.cast(x, out);
+        if self.is(Wrong::CastsToFewerBits) {
+            for value in &mut out.data {
+                *value = f32::from_bits(value.to_bits() & 0xfffe_0000);
+            }
+        }
+    }
+
+    fn best(&self, x: &Rows, head: &Weights, scale: f32) -> Result<Vec<Chosen>> {
+        let mut best = Reference.best(x, head, scale)?;
+        if self.is(Wrong::TakesTheLastOfTheBest) {
+            let vocab = Reference.logits(x, head, scale).columns;
+            let ranked = Reference.choose(&Reference.logits(x, head, scale), Choice::Top(vocab))?;
+            for (best, ranked) in best.iter_mut().zip(ranked) {
+                let equal = ranked
+                    .iter()
+                    .take_while(|other| other.log_prob == best.log_prob);
+                *best = *equal.last().unwrap_or(best);
+            }
+        }
+        Ok(best)
     }
 
     fn logits(&self, x: &Rows, head: &Weights, scale: f32) -> Rows {
@@ -451,7 +482,7 @@ fn every_break_is_found_where_it_is() {
     let (mixed, masks) = ("attention/mixed", "masks");
     let ragged = "gated-silu, 3 heads of 16, ragged";
     let kept = "gated-silu, 3 heads of 16, all that is kept";
-    let breaks: [(Wrong, &[&str]); 29] = [
+    let breaks: [(Wrong, &[&str]); 33] = [
         (Wrong::EmbedsTheNextId, &["embed/", ragged]),
         (Wrong::SkipsTheLastTable, &["embed/", "pass/"]),
         (Wrong::ForgetsEpsilon, &["norm/rows as small"]),
@@ -481,6 +512,13 @@ fn every_break_is_found_where_it_is() {
         (Wrong::ZeroesBlindQueries, &["pairs", masks]),
         (Wrong::ForgetsAnAppendedToken, &["cache/"]),
         (Wrong::AppendsFromAnotherColumn, &["cache/"]),
+        (
+            Wrong::MovesRowsTheOtherWay,
+            &["rows that move", "cache/keys"],
+        ),
+        (Wrong::KeepsARowThatIsNew, &["rows that move"]),
+        (Wrong::CastsToFewerBits, &["product/cast"]),
+        (Wrong::TakesTheLastOfTheBest, &["logits/the best"]),
         (Wrong::ForgetsTheScale, &["logits/"]),
         (Wrong::BreaksTiesTheOtherWay, &["logits/the most likely"]),
         (Wrong::DrawsWithoutTemperature, &["logits/draws"]),
