@@ -99,6 +99,8 @@ impl SyntheticWeights {
         let ends_with = |part: &str| name.ends_with(&format!("{part}.weight"));
         if ends_with("layer_norm") {
             (1.0, 0.1)
+        } else if name == HEAD {
+            (0.0, fan_in(config.d_model))
         } else if ends_with("relative_attention_bias") || !name.contains(".layer.") {
             (0.0, 1.0)
         } else if ends_with(".q") {
@@ -113,9 +115,19 @@ impl SyntheticWeights {
     }
 
     fn exists(&self, name: &str) -> bool {
-        let gated = self.config.feed_forward.gated;
-        let Some(rest) = name.strip_prefix("encoder.block.") else {
-            return name == "shared.weight" || name == "encoder.final_layer_norm.weight";
+        let config = &self.config;
+        let gated = config.feed_forward.gated;
+        let Some((stack, rest)) = name.split_once('.') else {
+            return false;
+        };
+        let (n_layers, feed_forward) = match stack {
+            "encoder" => (config.num_layers, "layer.1"),
+            "decoder" => (config.num_decoder_layers, "layer.2"),
+            // v1.1 has a head of its own, v1.0 uses the embedding.
+            _ => return name == "shared.weight" || name == HEAD && gated,
+        };
+        let Some(rest) = rest.strip_prefix("block.") else {
+            return rest == "final_layer_norm.weight" && n_layers > 0;
         };
         let Some((layer, part)) = rest.split_once('.') else {
             return false;
@@ -123,20 +135,25 @@ impl SyntheticWeights {
         let Some(layer) = layer
             .parse()
             .ok()
-            .filter(|&layer: &usize| layer < self.config.num_layers)
+            .filter(|&layer: &usize| layer < n_layers)
         else {
             return false;
         };
-        match part {
-            "layer.0.SelfAttention.relative_attention_bias.weight" => {
-                layer == 0 || self.config.family == Some(Family::Umt5)
+        let is_cross = part.contains("EncDecAttention");
+        match part.strip_prefix(&format!("{feed_forward}.DenseReluDense.")) {
+            Some("wi.weight") => !gated,
+            Some("wi_0.weight" | "wi_1.weight") => gated,
+            Some(rest) => rest == "wo.weight",
+            None if part.ends_with("relative_attention_bias.weight") => {
+                !is_cross && (layer == 0 || config.family == Some(Family::Umt5))
             }
-            "layer.1.DenseReluDense.wi.weight" => !gated,
-            "layer.1.DenseReluDense.wi_0.weight" | "layer.1.DenseReluDense.wi_1.weight" => gated,
-            _ => true,
+            None => !part.contains("DenseReluDense") && (stack == "decoder" || !is_cross),
         }
     }
 }
+
+/// The output head of models that have one of their own.
+const HEAD: &str = "lm_head.weight";
 
 impl TakeTensor for SyntheticWeights {
     fn contains(&self, name: &str) -> bool {
@@ -295,7 +312,7 @@ mod tests {
     use super::*;
     use crate::backend::reference::Reference;
     use crate::batch::PackedBatch;
-    use crate::model::{Encoder, Pass};
+    use crate::model::{Decoder, Encoder, Pass};
 
     #[test]
     fn parameters_are_those_of_the_published_models() {
@@ -387,6 +404,8 @@ mod tests {
                 keep_inner: true,
                 ..Pass::default()
             };
+            let decoder = Decoder::load(&Reference, &config, &mut weights).unwrap();
+            assert_eq!(decoder.is_tied(), name == "t5-small");
             let states = encoder.encode(&batch, &pass).unwrap();
             let last = states.inner.last().unwrap();
             let mean_square = last.iter().map(|v| v * v).sum::<f32>() / last.len() as f32;
@@ -401,7 +420,11 @@ mod tests {
             "encoder.block.2.layer.0.SelfAttention.q.weight",
             "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight",
             "encoder.block.0.layer.1.DenseReluDense.wi.weight",
-            "decoder.final_layer_norm.weight",
+            "decoder.block.2.layer.0.SelfAttention.q.weight",
+            "decoder.block.0.layer.1.DenseReluDense.wi_0.weight",
+            "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
+            "encoder.block.0.layer.1.EncDecAttention.q.weight",
+            "encoder",
         ] {
             assert!(!weights.contains(name), "{name}");
             let error = weights.take(name, &[1]).unwrap_err().to_string();

@@ -31,22 +31,31 @@ fn log_total(scores: &[f32]) -> f64 {
     f64::from(max) + total.ln()
 }
 
-/// Ids by falling score, lower id first among equals.
-fn ranked(scores: &[f32]) -> Vec<u32> {
+/// The `k` best ids by falling score, lower id first among equals. NaN is above all numbers.
+fn ranked(scores: &[f32], k: usize) -> Vec<u32> {
+    let better = |a: &u32, b: &u32| {
+        scores[*b as usize]
+            .total_cmp(&scores[*a as usize])
+            .then(a.cmp(b))
+    };
+    if k == 1 {
+        // `max_by` takes the last of equals, which `better` has none of.
+        let best = (0..scores.len() as u32).max_by(|a, b| better(b, a));
+        return best.into_iter().collect();
+    }
     let mut ids: Vec<u32> = (0..scores.len() as u32).collect();
-    ids.sort_by(|&a, &b| {
-        scores[b as usize]
-            .total_cmp(&scores[a as usize])
-            .then(a.cmp(&b))
-    });
+    if k < ids.len() {
+        ids.select_nth_unstable_by(k, better);
+        ids.truncate(k);
+    }
+    ids.sort_unstable_by(better);
     ids
 }
 
 fn most_likely(scores: &[f32], k: usize) -> Vec<Chosen> {
     let total = log_total(scores);
-    ranked(scores)
+    ranked(scores, k)
         .into_iter()
-        .take(k)
         .map(|id| Chosen {
             id,
             log_prob: (f64::from(scores[id as usize]) - total) as f32,
@@ -58,10 +67,10 @@ fn most_likely(scores: &[f32], k: usize) -> Vec<Chosen> {
 /// inverts the cumulative distribution at `uniform`.
 fn draw(scores: &[f32], temperature: f32, top_k: usize, top_p: f32, uniform: f32) -> Chosen {
     let total = log_total(scores);
-    let mut ids = ranked(scores);
-    if top_k > 0 {
-        ids.truncate(top_k);
-    }
+    let ids = match top_k {
+        0 => ranked(scores, scores.len()),
+        k => ranked(scores, k),
+    };
     let best = f64::from(scores[ids[0] as usize]);
     let mut weights: Vec<f64> = ids
         .iter()
