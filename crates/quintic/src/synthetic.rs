@@ -132,11 +132,7 @@ impl SyntheticWeights {
         let Some((layer, part)) = rest.split_once('.') else {
             return false;
         };
-        let Some(layer) = layer
-            .parse()
-            .ok()
-            .filter(|&layer: &usize| layer < n_layers)
-        else {
+        let Some(layer) = layer.parse().ok().filter(|&layer: &usize| layer < n_layers) else {
             return false;
         };
         let is_cross = part.contains("EncDecAttention");

@@ -1,0 +1,74 @@
+//! One request on its way: its rows' scores in, its rows' next tokens out.
+
+use super::beam::BeamSearch;
+use super::request::{Request, Sequence};
+use super::single::Single;
+use crate::backend::Chosen;
+
+/// What is known of the next token of each of a request's rows.
+pub(super) enum Scores<'a> {
+    /// The most likely one.
+    Best(&'a [Chosen]),
+    /// Every token's score, `[rows, vocab]`.
+    Logits { values: &'a [f32], vocab: usize },
+}
+
+/// How a row goes on: as a copy of one of the request's rows, with this token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Next {
+    pub(super) row: usize,
+    pub(super) token: u32,
+}
+
+/// What comes of a step.
+pub(super) enum Step {
+    /// The request's rows from now on; at least one.
+    GoOn(Vec<Next>),
+    /// All sequences of the request.
+    Done(Vec<Sequence>),
+}
+
+/// A way to choose tokens.
+pub(super) enum Search<'a> {
+    Single(Single<'a>),
+    Beams(Box<BeamSearch<'a>>),
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(request: Request<'a>) -> Self {
+        match request.config.num_beams {
+            1 => Search::Single(Single::new(request)),
+            _ => Search::Beams(Box::new(BeamSearch::new(request))),
+        }
+    }
+
+    /// Most rows that a request will have.
+    pub(super) fn width(request: &Request<'_>) -> usize {
+        let config = request.config;
+        match config.num_beams {
+            1 => config.num_return_sequences,
+            n => n,
+        }
+    }
+
+    /// Whether [`Scores::Best`] is not enough.
+    pub(super) fn needs_logits(&self) -> bool {
+        match self {
+            Search::Single(single) => single.needs_logits(),
+            Search::Beams(_) => true,
+        }
+    }
+
+    /// Goes on by one token. `tell` hears of each one that will not be taken back, and says
+    /// whether to go on.
+    pub(super) fn step(
+        &mut self,
+        scores: Scores<'_>,
+        tell: &mut dyn FnMut(usize, u32, f32) -> bool,
+    ) -> Step {
+        match self {
+            Search::Single(single) => single.step(scores, tell),
+            Search::Beams(beams) => beams.step(scores),
+        }
+    }
+}
