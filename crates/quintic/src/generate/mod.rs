@@ -15,6 +15,8 @@ mod request;
 mod rows;
 mod search;
 mod single;
+#[cfg(test)]
+mod tests;
 
 pub use config::{EarlyStopping, GenerationConfig};
 pub use driver::{GenerateOptions, Listener, generate};
