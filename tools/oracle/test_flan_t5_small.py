@@ -172,3 +172,37 @@ def test_pooled_captions_are_the_means_of_their_tokens(quintic: Quintic, flan: P
         bound = FACTOR * max(np.abs(theirs - truth).max(), np.spacing(np.float32(np.abs(truth).max())))
         distance = float(np.abs(embeddings[row] - truth).max())
         assert distance <= bound, SOME_CAPTIONS[row]
+
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "beam4": {"num_beams": 4, "early_stopping": True},
+    "beam5_pen": {"num_beams": 5, "no_repeat_ngram_size": 2, "repetition_penalty": 1.3, "length_penalty": 0.8,
+                  "early_stopping": True},
+}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_generated_tokens_are_those_of_transformers(search: str, dtype: str, flan: Path, tmp_path: Path) -> None:
+    """From texts to texts, all prompts at once, on the CPU's kernels; no margin is below 0.028."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("".join(prompt["text"] + "\n" for prompt in PROMPTS))
+    printed = Quintic(tmp_path).run(
+        "generate", "--model", flan, "--text-prefix", EXPECTED["prefix"], "--input", texts, "--json", "--dtype", dtype,
+        "--options", json.dumps({"max_new_tokens": 32, **SEARCHES[search]}),
+    )
+    lines = [json.loads(line) for line in printed.splitlines()]
+    assert len(lines) == len(PROMPTS)
+    for line, prompt in zip(lines, PROMPTS, strict=True):
+        best = line["sequences"][0]
+        assert [0, *best["tokens"]] == prompt[search], prompt["text"]
+        assert best["text"] == prompt[f"{search}_text"]
+        if search == "greedy" and dtype == "f32":
+            assert np.abs(np.array(best["log_probs"]) - prompt["greedy_logprobs"]).max() <= 1e-4
+
+
+def test_a_target_is_as_probable_as_transformers_says(flan: Path, tmp_path: Path) -> None:
+    """The published way to check a T5: the sum of a target's log-probabilities, to f32's error of four logits."""
+    printed = Quintic(tmp_path).run("score", "--model", flan, "Hello there", "--target", "Hi I am")
+    assert abs(json.loads(printed)["score"] - EXPECTED["score_hello_there_hi_i_am_f64"]) <= 4 * 3.4e-5

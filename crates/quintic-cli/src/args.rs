@@ -8,7 +8,7 @@ use quintic::backend::Pool;
 use quintic::batch::PadRows;
 use quintic::{ComputeChoice, ComputeType, DType, MatmulPrecision, Result};
 
-/// Hidden states of T5-family text encoders.
+/// Runs T5-family models: hidden states, generated text, scores.
 #[derive(Debug, Parser)]
 #[command(name = "quintic", version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -20,6 +20,12 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Encode texts or token ids.
     Encode(Box<EncodeArgs>),
+    /// Generate text from text.
+    Generate(Box<GenerateArgs>),
+    /// Translate texts with a model that is told the language by a tag, as MADLAD is.
+    Translate(Box<TranslateArgs>),
+    /// Say how probable targets are, or which of a few answers is.
+    Score(Box<ScoreArgs>),
     /// Say what a model is, what it needs, and what is odd about it.
     Inspect(InspectArgs),
     /// Show the tokens of texts.
@@ -249,6 +255,147 @@ impl From<OutputDType> for DType {
             OutputDType::F16 => DType::F16,
         }
     }
+}
+
+/// Texts that go into a decoder's encoder.
+#[derive(Args, Debug)]
+pub(crate) struct SourceArgs {
+    /// Texts.
+    #[arg(value_name = "TEXT")]
+    pub(crate) texts: Vec<String>,
+    /// File of texts: .txt (one a line), .tsv (with a header), .jsonl; `-` is standard input.
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "texts",
+        required_unless_present = "texts"
+    )]
+    pub(crate) input: Option<PathBuf>,
+    /// Column of a .tsv or field of a .jsonl that holds the text.
+    #[arg(long, conflicts_with = "texts")]
+    pub(crate) column: Option<String>,
+    /// Cut texts to this many tokens, end token included.
+    #[arg(long)]
+    pub(crate) max_length: Option<usize>,
+}
+
+/// How tokens are chosen; what is not given is as the model's generation_config.json says.
+#[derive(Args, Debug)]
+pub(crate) struct ChoiceArgs {
+    /// Most new tokens; 20 if neither this nor the model says.
+    #[arg(long, value_name = "N")]
+    pub(crate) max_new_tokens: Option<u64>,
+    /// Beams of a beam search.
+    #[arg(long, value_name = "N")]
+    pub(crate) num_beams: Option<u64>,
+    /// Sequences a text.
+    #[arg(long, value_name = "N")]
+    pub(crate) num_return_sequences: Option<u64>,
+    /// Draw tokens instead of taking the best.
+    #[arg(long)]
+    pub(crate) do_sample: bool,
+    /// Divides scores before a draw.
+    #[arg(long, value_name = "X")]
+    pub(crate) temperature: Option<f64>,
+    /// Draw among so many of the best; 0 is all.
+    #[arg(long, value_name = "N")]
+    pub(crate) top_k: Option<u64>,
+    /// Draw among the fewest tokens whose probabilities reach this.
+    #[arg(long, value_name = "X")]
+    pub(crate) top_p: Option<f64>,
+    /// Seed of draws.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Divides the scores of tokens that are there already.
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f64>,
+    /// No sequence of so many tokens comes twice.
+    #[arg(long, value_name = "N")]
+    pub(crate) no_repeat_ngram_size: Option<u64>,
+    /// Exponent of the length by which a beam's score is divided.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) length_penalty: Option<f64>,
+    /// Any generation options by transformers' names, as a JSON object.
+    #[arg(long, value_name = "JSON")]
+    pub(crate) options: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct GenerateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+    /// Put before each text, such as `summarize: `.
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) text_prefix: String,
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TranslateArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+    /// Language to translate to, such as `de`: the model's tokenizer has a token `<2de>`.
+    #[arg(long, value_name = "LANGUAGE")]
+    pub(crate) to: String,
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+/// What `generate` and `translate` share.
+#[derive(Args, Debug)]
+pub(crate) struct GenerationArgs {
+    #[command(flatten)]
+    pub(crate) choice: ChoiceArgs,
+    /// Output: .txt (a sequence a line) or .jsonl; by default lines on standard output.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print JSON lines with tokens, scores and reasons.
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    /// Most sequences computed at a time; more need more memory.
+    #[arg(long, default_value = "32", value_name = "N")]
+    pub(crate) max_rows: NonZeroUsize,
+    /// No notes and no summary.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("of").required(true).multiple(false)
+    .args(["targets", "target_column", "answers"]))]
+pub(crate) struct ScoreArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    #[command(flatten)]
+    pub(crate) sources: SourceArgs,
+    /// Target of each text, in their order.
+    #[arg(long = "target", value_name = "TEXT")]
+    pub(crate) targets: Vec<String>,
+    /// Column of a .tsv or field of a .jsonl that holds the target.
+    #[arg(long, value_name = "NAME", requires = "input")]
+    pub(crate) target_column: Option<String>,
+    /// Answers of one token each, such as `true,false`: one decoder step says which one it is,
+    /// as rerankers do.
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
+    pub(crate) answers: Vec<String>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+    /// Tokens of sources and targets computed at a time.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_tokens: u32,
+    /// Also the log-probability of every token.
+    #[arg(long)]
+    pub(crate) tokens: bool,
+    /// No notes.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Args, Debug)]

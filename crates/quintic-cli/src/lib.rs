@@ -37,6 +37,9 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
     };
     let result = match &cli.command {
         Command::Encode(args) => commands::encode::run(args).map(|()| 0),
+        Command::Generate(args) => commands::generate::run(args).map(|()| 0),
+        Command::Translate(args) => commands::generate::translate(args).map(|()| 0),
+        Command::Score(args) => commands::score::run(args).map(|()| 0),
         Command::Inspect(args) => commands::inspect::run(args).map(|()| 0),
         Command::Tokenize(args) => commands::tokenize::run(args).map(|()| 0),
         Command::Compare(args) => commands::compare::run(args),

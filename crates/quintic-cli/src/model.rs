@@ -8,7 +8,7 @@ use quintic::checkpoint::hub::{HubOptions, ProgressCallback};
 use quintic::checkpoint::{Checkpoint, OpenOptions, Packed};
 use quintic::preset::TokenizerClass;
 use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
-use quintic::{BackendKind, Compute, Error, ErrorKind, LoadOptions, Result, TextEncoder};
+use quintic::{BackendKind, Compute, Error, ErrorKind, LoadOptions, Result, Seq2Seq, TextEncoder};
 
 use crate::args::{ComputeArgs, FileArgs, TokenizerKind};
 
@@ -75,6 +75,23 @@ pub(crate) fn load(
         }
     }
     Ok(encoder)
+}
+
+/// Encoder and decoder, with notes on what is odd about them on standard error.
+pub(crate) fn load_seq2seq(
+    checkpoint: &Checkpoint,
+    args: &ComputeArgs,
+    quiet: bool,
+) -> Result<Seq2Seq> {
+    let backend = BackendKind::parse(&args.backend)?;
+    let compute = compute(args, backend, None)?;
+    let model = Seq2Seq::from_checkpoint(checkpoint, backend, &compute)?;
+    if !quiet {
+        for note in notes(model.encoder()) {
+            eprintln!("note: {note}");
+        }
+    }
+    Ok(model)
 }
 
 /// What was chosen, completed by what a packed model is packed for.

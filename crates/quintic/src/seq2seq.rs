@@ -1,6 +1,7 @@
 //! Encoder and decoder together: a path becomes something that turns token ids into other token
 //! ids, or into their probabilities.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::backend::{Backend, Chosen, Pool};
@@ -8,12 +9,15 @@ use crate::batch::{PackedBatch, check_rows};
 use crate::checkpoint::{Checkpoint, TensorSource};
 use crate::compute::{Compute, ComputeType};
 use crate::config::T5Config;
-use crate::generate::DecoderRows;
+use crate::generate::{
+    DecoderRows, GenerateOptions, GenerationConfig, Request, Sequence, generate,
+};
+use crate::limits::{MAX_JSON_BYTES, read_file};
 use crate::model::{Decoder, DecoderState, Encoder, Interrupted, Pass, TakeTensor};
 use crate::text_encoder::{
     BackendKind, Build, LoadOptions, TextEncoder, config_of, place, shapes_from, with_backend,
 };
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Logits that are held at once while a whole sequence is scored, in values.
 const LOGITS_AT_ONCE: usize = 16 << 20;
@@ -135,6 +139,8 @@ struct Both<B: Backend> {
 pub struct Seq2Seq {
     encoder: TextEncoder,
     model: Box<dyn Model>,
+    /// Where config.json is, and generation_config.json may be.
+    folder: Option<PathBuf>,
 }
 
 struct LoadBoth<'a>(&'a T5Config, &'a mut dyn TakeTensor);
@@ -201,6 +207,10 @@ impl Seq2Seq {
         Ok(Seq2Seq {
             encoder: TextEncoder::of(encoder, config, source, checkpoint, compute)?,
             model,
+            folder: checkpoint
+                .config_path()
+                .and_then(Path::parent)
+                .map(Path::to_owned),
         })
     }
 
@@ -219,6 +229,7 @@ impl Seq2Seq {
         Ok(Seq2Seq {
             encoder: TextEncoder::without_files(encoder, config, compute),
             model,
+            folder: None,
         })
     }
 
@@ -235,6 +246,72 @@ impl Seq2Seq {
     /// Whether the output head is the embedding table.
     pub fn is_tied(&self) -> bool {
         self.model.is_tied()
+    }
+
+    /// How the model generates unless it is told otherwise: its `generation_config.json`, or the
+    /// generation fields of `config.json` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// As [`GenerationConfig::of_model`], and if a file cannot be read.
+    pub fn generation_config(&self) -> Result<GenerationConfig> {
+        let config = self.config();
+        let Some(folder) = &self.folder else {
+            return GenerationConfig::of_model(config, None);
+        };
+        let own = folder.join("generation_config.json");
+        let path = match own.exists() {
+            true => own,
+            false => folder.join("config.json"),
+        };
+        let bytes = read_file(&path, MAX_JSON_BYTES, ErrorKind::Config)?;
+        GenerationConfig::of_model(config, Some(&bytes)).map_err(|e| e.at(path.display()))
+    }
+
+    /// Generates from every source, as `config` says, with its start token: the results stand in
+    /// the order of the sources, each with `num_return_sequences` sequences, best first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Seq2Seq::rows`] and [`generate`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> quintic::Result<()> {
+    /// use quintic::generate::GenerateOptions;
+    /// use quintic::{LoadOptions, Seq2Seq, Sources};
+    ///
+    /// # let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../testdata/decoder_goldens/byt5");
+    /// let model = Seq2Seq::load(folder, &LoadOptions::default())?;
+    /// let mut config = model.generation_config()?;
+    /// let chosen = serde_json::json!({ "num_beams": 4, "max_new_tokens": 16 });
+    /// config.choose(chosen.as_object().expect("an object"))?;
+    /// // Ids of two texts, each with its end token.
+    /// let sources = [vec![17, 5, 1], vec![8, 20, 31, 1]];
+    /// let results =
+    ///     model.generate(Sources::Ids(&sources), &config, &GenerateOptions::default())?;
+    /// assert!(results[1][0].new_tokens().len() <= 16);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn generate(
+        &self,
+        sources: Sources<'_>,
+        config: &GenerationConfig,
+        options: &GenerateOptions<'_>,
+    ) -> Result<Vec<Vec<Sequence>>> {
+        let prefix: Vec<u32> = config.decoder_start_token_id.into_iter().collect();
+        let requests: Vec<Request<'_>> = (0..sources.len())
+            .map(|source| Request {
+                source,
+                prefix: &prefix,
+                config,
+                stop: None,
+            })
+            .collect();
+        let mut rows = self.rows(sources, options.interrupted)?;
+        generate(rows.as_mut(), &requests, options, None)
     }
 
     /// Decoder rows over these sources, none yet: what generation goes on with. `interrupted` is

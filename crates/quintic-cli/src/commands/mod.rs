@@ -5,5 +5,7 @@ pub(crate) mod check;
 pub(crate) mod compare;
 pub(crate) mod convert;
 pub(crate) mod encode;
+pub(crate) mod generate;
 pub(crate) mod inspect;
+pub(crate) mod score;
 pub(crate) mod tokenize;

@@ -5,16 +5,18 @@ use super::support::run;
 #[test]
 fn the_commands_are_listed() {
     let help = run(&["--help"]).good().out;
-    assert!(
-        help.starts_with("Hidden states of T5-family text encoders\n\nUsage: quintic <COMMAND>")
-    );
+    let first = "Runs T5-family models: hidden states, generated text, scores\n\nUsage: quintic";
+    assert!(help.starts_with(first), "{help}");
     for line in [
-        "encode    Encode texts or token ids",
-        "inspect   Say what a model is, what it needs, and what is odd about it",
-        "tokenize  Show the tokens of texts",
-        "compare   Compare the tensors of two safetensors files",
-        "convert   Write a model in another form",
-        "check     Check the backends of this machine",
+        "encode     Encode texts or token ids",
+        "generate   Generate text from text",
+        "translate  Translate texts with a model that is told the language by a tag",
+        "score      Say how probable targets are, or which of a few answers is",
+        "inspect    Say what a model is, what it needs, and what is odd about it",
+        "tokenize   Show the tokens of texts",
+        "compare    Compare the tensors of two safetensors files",
+        "convert    Write a model in another form",
+        "check      Check the backends of this machine",
     ] {
         assert!(help.contains(line), "{help}");
     }
@@ -28,7 +30,16 @@ fn the_commands_are_listed() {
 #[test]
 fn every_option_has_a_line() {
     for command in [
-        "encode", "inspect", "tokenize", "compare", "convert", "bench", "check",
+        "encode",
+        "generate",
+        "translate",
+        "score",
+        "inspect",
+        "tokenize",
+        "compare",
+        "convert",
+        "bench",
+        "check",
     ] {
         let help = run(&[command, "-h"]).good().out;
         let lines: Vec<&str> = help.lines().collect();

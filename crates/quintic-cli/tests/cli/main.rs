@@ -7,6 +7,7 @@ mod compare;
 mod convert;
 mod encode;
 mod encode_ids;
+mod generate;
 mod help;
 mod inspect;
 mod mistakes;
