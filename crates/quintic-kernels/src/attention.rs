@@ -7,6 +7,8 @@
 //! of a row and not with its square. Both products are the innermost ones of `micro`: keys and
 //! values of a row are packed into panels first, which costs one pass over them.
 
+mod few;
+
 use std::ops::Range;
 
 use crate::Kernels;
@@ -78,7 +80,8 @@ impl Kernels {
     /// # Numerics
     ///
     /// Queries, keys and values are f32; the type of `out` says how they are multiplied. In f32
-    /// everything is. In bf16, scores are computed from f32 (with AMX, from two bf16 parts
+    /// everything is, and so is everything of a row with at most four queries, as in a decoder's
+    /// step. In bf16, scores are computed from f32 (with AMX, from two bf16 parts
     /// each), since T5 does not scale them and an error of a score is a factor of a weight;
     /// weights of the softmax and values are rounded to bf16, and the sum that weights are
     /// divided by is the sum of the rounded ones. Split, both products take two parts of each
@@ -107,7 +110,12 @@ impl Kernels {
             let memory = scratch.f32(work.room.total);
             // SAFETY: the room is as large as `work` says; the instruction set is available;
             // no other task writes these queries of this head.
-            unsafe { work.run(memory, &sink) }
+            unsafe {
+                match work.is_few() {
+                    true => work.run_few(memory, &sink),
+                    false => work.run(memory, &sink),
+                }
+            }
         });
     }
 
@@ -305,7 +313,21 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         work
     }
 
+    /// Whether the task's row has so few queries that its keys are read where they stand.
+    fn is_few(&self) -> bool {
+        let starts = &self.attention.row_starts[self.task.row..];
+        starts[1] - starts[0] <= few::FEW
+    }
+
     fn lay_out(&self) -> Room {
+        if self.is_few() {
+            let sums = KEY_BLOCK.min(self.n_keys).next_multiple_of(16);
+            return Room {
+                sums,
+                total: sums + self.attention.d_kv.next_multiple_of(16),
+                ..Room::default()
+            };
+        }
         let depth = self.attention.d_kv.next_multiple_of(CHUNK);
         let n = self.seen.len().next_multiple_of(PANEL);
         // `n` values: f32, or as many bf16 for each plane.

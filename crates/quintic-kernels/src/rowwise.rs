@@ -2,7 +2,7 @@
 //! instruction set.
 
 use crate::Activation;
-use crate::math::{LANES, activate, exp, from_bf16, split_bf16, to_bf16};
+use crate::math::{LANES, activate, exp, fma, from_bf16, split_bf16, to_bf16};
 use crate::memory::Shared;
 use crate::micro::{CHUNK, PANEL};
 use crate::operand::Sink;
@@ -91,6 +91,10 @@ pub(crate) struct Rowwise {
     pub(crate) split: unsafe fn(&[f32], &mut [u16], &mut [u16]),
     /// `x *= factor`.
     pub(crate) scale: unsafe fn(&mut [f32], f32),
+    /// `out[i] = a . b[i * stride..]`. The rows of `b` exist, each as long as `a`.
+    pub(crate) dots: unsafe fn(&[f32], *const f32, usize, &mut [f32]),
+    /// `out += weights[i] * b[i * stride..]`. The rows of `b` exist, each as long as `out`.
+    pub(crate) mix: unsafe fn(&[f32], *const f32, usize, &mut [f32]),
     /// bf16 chunks in panel order to rows of 32 f32: `out` has `32 * chunks` rows.
     pub(crate) widen_bf16: unsafe fn(&[u16], &mut [f32]),
     /// f16 to f32, one by one.
@@ -115,6 +119,8 @@ macro_rules! instantiate {
             scale: instance::scale,
             pairs: instance::pairs,
             split: instance::split,
+            dots: instance::dots,
+            mix: instance::mix,
             widen_bf16: instance::widen_bf16,
             widen_f16: instance::widen_f16,
         };
@@ -154,6 +160,16 @@ macro_rules! instantiate {
             $(#[$feature])?
             pub(super) unsafe fn split(x: &[f32], high: &mut [u16], low: &mut [u16]) {
                 body::split(x, high, low)
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn dots(a: &[f32], b: *const f32, stride: usize, out: &mut [f32]) {
+                // SAFETY: by the caller's word.
+                unsafe { body::dots::<$fma>(a, b, stride, out) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn mix(weights: &[f32], b: *const f32, stride: usize, out: &mut [f32]) {
+                // SAFETY: by the caller's word.
+                unsafe { body::mix::<$fma>(weights, b, stride, out) }
             }
             $(#[$feature])?
             pub(super) unsafe fn pairs(rows: &Pairs<'_>) {
@@ -198,6 +214,91 @@ pub(crate) mod body {
             };
         }
         one!(Relu GeluTanh GeluErf QuickGelu Silu Tanh Sigmoid Linear)
+    }
+
+    /// Sixteen products are summed lane by lane, then the lanes pairwise.
+    ///
+    /// # Safety
+    ///
+    /// As [`Rowwise::dots`].
+    #[inline(always)]
+    pub(crate) unsafe fn dots<const FMA: bool>(
+        a: &[f32],
+        b: *const f32,
+        stride: usize,
+        out: &mut [f32],
+    ) {
+        let (chunks, rest) = a.as_chunks::<LANES>();
+        for (row, out) in out.iter_mut().enumerate() {
+            // SAFETY: by the caller's word.
+            let b = unsafe { std::slice::from_raw_parts(b.add(row * stride), a.len()) };
+            let (b_chunks, b_rest) = b.as_chunks::<LANES>();
+            let mut sums = [0.0f32; LANES];
+            for (a, b) in chunks.iter().zip(b_chunks) {
+                for lane in 0..LANES {
+                    sums[lane] = fma::<FMA>(a[lane], b[lane], sums[lane]);
+                }
+            }
+            for (lane, (a, b)) in rest.iter().zip(b_rest).enumerate() {
+                sums[lane] = fma::<FMA>(*a, *b, sums[lane]);
+            }
+            let mut n = LANES;
+            while n > 1 {
+                n /= 2;
+                for lane in 0..n {
+                    sums[lane] += sums[lane + n];
+                }
+            }
+            *out = sums[0];
+        }
+    }
+
+    /// Sums of 64 columns stay in registers while rows pass; one row after the other.
+    ///
+    /// # Safety
+    ///
+    /// As [`Rowwise::mix`].
+    #[inline(always)]
+    pub(crate) unsafe fn mix<const FMA: bool>(
+        weights: &[f32],
+        b: *const f32,
+        stride: usize,
+        out: &mut [f32],
+    ) {
+        const COLUMNS: usize = 4 * LANES;
+        let n = out.len();
+        let mut column = 0;
+        while column + COLUMNS <= n {
+            let mut sums = [[0.0f32; LANES]; 4];
+            for (row, &weight) in weights.iter().enumerate() {
+                // SAFETY: by the caller's word.
+                let b = unsafe { &*b.add(row * stride + column).cast::<[[f32; LANES]; 4]>() };
+                for (sums, b) in sums.iter_mut().zip(b) {
+                    for lane in 0..LANES {
+                        sums[lane] = fma::<FMA>(weight, b[lane], sums[lane]);
+                    }
+                }
+            }
+            for (out, sum) in out[column..][..COLUMNS].iter_mut().zip(sums.as_flattened()) {
+                *out += sum;
+            }
+            column += COLUMNS;
+        }
+        if column < n {
+            let out = &mut out[column..];
+            let mut sums = [0.0f32; COLUMNS];
+            for (row, &weight) in weights.iter().enumerate() {
+                // SAFETY: by the caller's word.
+                let b =
+                    unsafe { std::slice::from_raw_parts(b.add(row * stride + column), out.len()) };
+                for (sum, b) in sums.iter_mut().zip(b) {
+                    *sum = fma::<FMA>(weight, *b, *sum);
+                }
+            }
+            for (out, sum) in out.iter_mut().zip(sums) {
+                *out += sum;
+            }
+        }
     }
 
     /// Calls `store` with 16 results at a time: `(token, column, lanes, how many of them

@@ -112,12 +112,6 @@ impl DecoderWeights {
             embedding: embedding_name(source),
             config: config.clone(),
         };
-        if !weights.has_head && config.tie_word_embeddings == Some(false) {
-            return Err(Error::checkpoint(
-                "`tie_word_embeddings` is false, but there is no output head",
-            )
-            .at(format!("tensor `{HEAD}`")));
-        }
         let mut wanted = vec![
             (weights.embedding.to_owned(), weights.head_shape().to_vec()),
             (FINAL_NORM.to_owned(), vec![config.d_model]),
@@ -132,6 +126,12 @@ impl DecoderWeights {
             })?;
         }
         source.require(&wanted)?;
+        if !weights.has_head && config.tie_word_embeddings == Some(false) {
+            return Err(Error::checkpoint(
+                "`tie_word_embeddings` is false, but there is no output head",
+            )
+            .at(format!("tensor `{HEAD}`")));
+        }
         Ok(weights)
     }
 
