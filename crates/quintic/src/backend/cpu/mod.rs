@@ -406,6 +406,25 @@ impl Backend for Cpu {
         out
     }
 
+    fn best(&self, x: &Stream, head: &PackedMatrix, scale: f32) -> Result<Vec<Chosen>> {
+        let logits = self.logits(x, head, scale);
+        let best: Option<Vec<_>> = self.kernels.best(&logits).into_iter().collect();
+        match best {
+            Some(best) => Ok(best
+                .into_iter()
+                .map(|best| Chosen {
+                    id: best.column as u32,
+                    log_prob: (f64::from(best.value) - best.log_sum_exp) as f32,
+                })
+                .collect()),
+            // NaN and infinities are ranked as they always are.
+            None => {
+                let chosen = choose(logits.values(), logits.columns(), Choice::Top(1));
+                Ok(chosen.into_iter().flatten().collect())
+            }
+        }
+    }
+
     fn choose(&self, logits: &Stream, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>> {
         Ok(choose(logits.values(), logits.columns(), choice))
     }
