@@ -1,4 +1,4 @@
-"""Text encoders of the T5 family: Hugging Face's classes and numbers, computed faster.
+"""The T5 family, encoders and decoders: Hugging Face's classes and numbers, computed faster.
 
 A program written for transformers changes its import line::
 
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from quintic._classes import AutoT5Encoder
+    from quintic._generation import (
+        MT5ForConditionalGeneration,
+        T5ForConditionalGeneration,
+        UMT5ForConditionalGeneration,
+    )
     from quintic._models import EncoderModel
     from quintic._outputs import EncoderOutput, NAIT5EncoderOutput
     from quintic._sentences import SentenceTransformerModule
@@ -37,11 +42,14 @@ __all__ = [
     "AutoT5Encoder",
     "EncoderOutput",
     "MT5EncoderModel",
+    "MT5ForConditionalGeneration",
     "NAIT5EncoderModel",
     "NAIT5EncoderOutput",
     "SentenceTransformerModule",
     "T5EncoderModel",
+    "T5ForConditionalGeneration",
     "UMT5EncoderModel",
+    "UMT5ForConditionalGeneration",
     "__version__",
     "encode",
     "errors",
@@ -54,6 +62,9 @@ _LAZY = {
     "EncoderOutput": "_outputs",
     "NAIT5EncoderOutput": "_outputs",
     "SentenceTransformerModule": "_sentences",
+    "MT5ForConditionalGeneration": "_generation",
+    "T5ForConditionalGeneration": "_generation",
+    "UMT5ForConditionalGeneration": "_generation",
 }
 # A class must be one object, however many threads ask for it first.
 _building = threading.RLock()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 __version__: str
 __all__ = [
     "Encoder",
+    "Seq2Seq",
     "Tokenizer",
     "__version__",
     "embedding_width",
@@ -20,6 +21,40 @@ __all__ = [
     "run_command",
     "sentence_max_length",
 ]
+
+@final
+class Seq2Seq:
+    @staticmethod
+    def load(model: str, files: dict[str, Any], computing: dict[str, Any]) -> Seq2Seq: ...
+    def decode(
+        self,
+        *,
+        given: dict[str, Any],
+        rows: list[list[int]],
+        targets: list[list[int | None]] | None,
+        logits: bool,
+        hidden_states: bool,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], list[NDArray[np.float32]], NDArray[np.float32]]: ...
+    def generate(
+        self,
+        *,
+        given: dict[str, Any],
+        prefixes: list[list[int]] | None,
+        options: str,
+        max_rows: int,
+        listener: Callable[[int], None] | None,
+    ) -> list[list[tuple[list[int], float, list[float], str]]]: ...
+    def special_tokens(self, options: str) -> tuple[int | None, int | None]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def d_model(self) -> int: ...
+    @property
+    def family(self) -> str | None: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
 
 @final
 class Encoder:

@@ -47,7 +47,7 @@ impl Files {
         }
     }
 
-    fn load_options(&self) -> LoadOptions {
+    pub(crate) fn load_options(&self) -> LoadOptions {
         LoadOptions {
             files: OpenOptions {
                 variant: self.variant.clone(),
@@ -73,11 +73,14 @@ pub(crate) struct Computing {
 }
 
 impl Computing {
-    fn backend(&self) -> Result<BackendKind> {
+    pub(crate) fn backend(&self) -> Result<BackendKind> {
         BackendKind::parse(&self.backend)
     }
 
-    fn choice(&self, auto: impl FnOnce() -> Option<ComputeType>) -> Result<ComputeChoice> {
+    pub(crate) fn choice(
+        &self,
+        auto: impl FnOnce() -> Option<ComputeType>,
+    ) -> Result<ComputeChoice> {
         let precision = self.matmul_precision.as_deref();
         Ok(ComputeChoice {
             dtype: match self.dtype.as_str() {
@@ -414,7 +417,7 @@ type States<'py> = (
 );
 
 /// The type that transformers 5 would load: the config's word, else that of the weights.
-fn stored_type(config: &T5Config, checkpoint: &Checkpoint) -> Option<ComputeType> {
+pub(crate) fn stored_type(config: &T5Config, checkpoint: &Checkpoint) -> Option<ComputeType> {
     let named = match config.torch_dtype.as_deref() {
         Some("float32") => Some(ComputeType::F32),
         Some("bfloat16") => Some(ComputeType::Bf16),

@@ -8,6 +8,7 @@ mod encoder;
 mod error;
 mod guard;
 mod request;
+mod seq2seq;
 mod source;
 mod texts;
 
@@ -51,6 +52,7 @@ fn resolve(py: Python<'_>, model: String, options: encoder::Files) -> PyResult<S
 fn _quintic(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<encoder::Encoder>()?;
+    module.add_class::<seq2seq::Model>()?;
     module.add_class::<texts::Tokenizer>()?;
     module.add_function(wrap_pyfunction!(run_command, module)?)?;
     module.add_function(wrap_pyfunction!(preset_names, module)?)?;

@@ -189,6 +189,7 @@ impl DecoderWeights {
     /// `scale_decoder_outputs` says so, else if the head is tied (v1.0). For UMT5 that field is
     /// not followed: transformers 5 makes it true for heads that were trained without the factor
     /// (4.57 scales only if `tie_word_embeddings` is true, which published UMT5 says is false).
+    /// mT5 is never scaled, as in transformers 5; no published one is tied.
     ///
     /// # Errors
     ///
@@ -207,6 +208,7 @@ impl DecoderWeights {
         });
         let is_tied = own.is_none();
         let is_scaled = match (self.config.family, self.config.scale_decoder_outputs) {
+            (Some(Family::Mt5), _) => false,
             (Some(Family::Umt5), _) | (_, None) => is_tied,
             (_, Some(scales)) => scales,
         };

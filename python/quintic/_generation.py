@@ -1,0 +1,367 @@
+"""Encoder-decoder models: ``generate`` and ``forward`` as transformers' classes have them.
+
+They are no subclasses of transformers' classes: a model is called and generates, and does not train.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quintic import _arguments, _arrays
+from quintic._quintic import Seq2Seq
+from quintic.errors import ConfigError, InputError, UnsupportedError
+
+# What `generate` takes beside transformers' generation options; all are parameters of its own.
+_NO_OPTIONS = ("synced_gpus", "use_model_defaults", "output_attentions", "output_hidden_states", "output_logits")
+_IGNORED_LABEL = -100
+
+
+class ConditionalGeneration:
+    """What all encoder-decoder classes share; see :class:`quintic.T5ForConditionalGeneration`.
+
+    Immutable weights, no gradients. A call computes on the engine's own threads without the GIL;
+    calls from several threads take turns.
+    """
+
+    main_input_name: ClassVar[str] = "input_ids"
+    _families: ClassVar[tuple[str, ...]] = ("t5", "mt5", "umt5")
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise UnsupportedError(f"{type(self).__name__} is made by `from_pretrained`")
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **arguments: Any) -> Any:
+        """Loads the model of a folder, a weight file or a repository id.
+
+        Arguments as in :meth:`quintic.T5EncoderModel.from_pretrained`: ``dtype`` (or
+        ``torch_dtype``), ``subfolder``, ``variant``, ``revision``, ``cache_dir``,
+        ``local_files_only``, ``force_download``, ``token``, ``threads``, ``matmul_precision``,
+        ``fold_norm_gains``, ``backend``, ``device_map``.
+        """
+        _arguments.take_device_map(arguments)
+        files = _arguments.files(arguments)
+        computing = _arguments.computing(arguments, "auto")
+        _arguments.check_rest(arguments)
+        name = os.fspath(pretrained_model_name_or_path)
+        engine = Seq2Seq.load(name, files, computing)
+        if engine.family is not None and engine.family not in cls._families:
+            raise ConfigError(
+                f"{engine.path}: the model is of type `{engine.family}`, expected {' or '.join(cls._families)} "
+                f"for {cls.__name__}"
+            )
+        made = cls.__new__(cls)
+        made._engine = engine
+        made.name_or_path = name
+        return made
+
+    _engine: Seq2Seq
+    name_or_path: str
+
+    @property
+    def dtype(self) -> str:
+        """Name of the type that weights are kept in."""
+        return _arrays.LONG_NAMES[self._engine.dtype]
+
+    def eval(self) -> Any:
+        """The model, which knows nothing else: there is no dropout."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name_or_path!r}, {self.dtype})"
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`forward`."""
+        return self.forward(*args, **kwargs)
+
+    # What is computed.
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        decoder_input_ids: Any = None,
+        labels: Any = None,
+        encoder_outputs: Any = None,
+        output_hidden_states: bool = False,
+        return_dict: bool | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Logits ``[rows, len, vocab]`` in float32 for a decoder's input, and with ``labels`` their
+        loss: the mean cross-entropy of those that are not -100.
+
+        Without ``decoder_input_ids`` they are the labels shifted right. The decoder sees what stands
+        before each position: padding behind a row changes nothing in front of it. Comes back as
+        transformers' ``Seq2SeqLMOutput`` where that is installed.
+        """
+        unknown = {name: value for name, value in unknown.items() if value not in (None, False)}
+        if unknown:
+            raise TypeError(f"forward() got unexpected keyword arguments: {', '.join(unknown)}")
+        as_torch = any(map(_arrays.is_torch, (input_ids, decoder_input_ids, labels, _states_of(encoder_outputs))))
+        given = self._given(input_ids, attention_mask, encoder_outputs)
+        wanted = None if labels is None else _arrays.integers(labels, "labels")
+        if decoder_input_ids is not None:
+            inputs = _arrays.integers(decoder_input_ids, "decoder_input_ids")
+        elif wanted is not None:
+            inputs = self._shifted(wanted)
+        else:
+            raise InputError("neither `decoder_input_ids` nor `labels` are given")
+        if wanted is not None and wanted.shape != inputs.shape:
+            raise InputError(f"`labels` have shape {list(wanted.shape)}, expected {list(inputs.shape)}")
+        rows, length = inputs.shape
+        targets = None if wanted is None else [[_target(id) for id in row] for row in wanted.tolist()]
+        logits, last, inner, log_probs = self._engine.decode(
+            given=given, rows=_rows(inputs), targets=targets, logits=True, hidden_states=output_hidden_states
+        )
+        vocab, d_model = self._engine.vocab_size, self._engine.d_model
+        fields: dict[str, Any] = {"logits": _arrays.from_flat(logits, (rows, length, vocab), "float32", as_torch)}
+        if wanted is not None:
+            n_targets = int((wanted != _IGNORED_LABEL).sum())
+            # As in PyTorch, the mean of nothing is no number.
+            loss = -float(log_probs.sum(dtype=np.float64)) / n_targets if n_targets else float("nan")
+            fields["loss"] = _arrays.from_flat(np.array([loss], np.float32), (), "float32", as_torch)
+        if output_hidden_states:
+            fields["decoder_hidden_states"] = tuple(
+                _arrays.from_flat(values, (rows, length, d_model), "float32", as_torch) for values in (*inner, last)
+            )
+        output = _output("Seq2SeqLMOutput", fields)
+        if return_dict is False:
+            return tuple(fields[name] for name in ("loss", "logits", "decoder_hidden_states") if name in fields)
+        return output
+
+    def score(
+        self, input_ids: Any, labels: Any, attention_mask: Any = None, encoder_outputs: Any = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Log-probabilities of targets: of each one the sum, ``[rows]``, and of every token,
+        ``[rows, len]``, 0 where a label is -100. Logits are not kept.
+        """
+        wanted = _arrays.integers(labels, "labels")
+        *_, log_probs = self._engine.decode(
+            given=self._given(input_ids, attention_mask, encoder_outputs),
+            rows=_rows(self._shifted(wanted)),
+            targets=[[_target(id) for id in row] for row in wanted.tolist()],
+            logits=False,
+            hidden_states=False,
+        )
+        tokens = log_probs.reshape(wanted.shape)
+        return tokens.sum(axis=1), tokens
+
+    def generate(
+        self,
+        inputs: Any = None,
+        generation_config: Any = None,
+        *,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        encoder_outputs: Any = None,
+        decoder_input_ids: Any = None,
+        streamer: Any = None,
+        return_dict_in_generate: bool = False,
+        max_rows: int = 32,
+        **options: Any,
+    ) -> Any:
+        """Tokens ``[rows * num_return_sequences, len]``, start token first, filled up with the pad
+        token: transformers' ``generate`` with its options and their meaning. An option that cannot
+        be honoured raises.
+
+        With ``do_sample`` and without ``seed`` the seed is drawn from PyTorch's generator, so that
+        ``torch.manual_seed`` makes a call repeatable. ``max_rows`` bounds how many sequences are
+        computed at a time. ``streamer`` has ``put`` and ``end``, for one row without beams.
+        """
+        ids = input_ids if input_ids is not None else inputs
+        if input_ids is not None and inputs is not None:
+            raise InputError("`inputs` and `input_ids` are both given")
+        as_torch = any(map(_arrays.is_torch, (ids, attention_mask, decoder_input_ids, _states_of(encoder_outputs))))
+        given = self._given(ids, attention_mask, encoder_outputs)
+        chosen = _options(generation_config, options)
+        if chosen.get("do_sample") and chosen.get("seed") is None:
+            chosen["seed"] = _seed()
+        text = json.dumps(chosen)
+        n_rows = len(given["ids"] if given["ids"] is not None else given["row_starts"][1:])
+        prefixes = None
+        if decoder_input_ids is not None:
+            prefixes = _rows(_arrays.integers(decoder_input_ids, "decoder_input_ids"))
+            if len(prefixes) != n_rows:
+                raise InputError(f"`decoder_input_ids` have {len(prefixes)} rows, expected {n_rows}")
+        start, pad = self._engine.special_tokens(text)
+        listener = None
+        if streamer is not None:
+            if n_rows != 1 or chosen.get("num_return_sequences", 1) != 1 or chosen.get("num_beams", 1) != 1:
+                raise UnsupportedError("`streamer` is for one row and one sequence, without beams")
+            first = prefixes[0] if prefixes else [start or 0]
+            streamer.put(_array([first], as_torch))
+            listener = lambda token: streamer.put(_array([token], as_torch))  # noqa: E731
+        results = self._engine.generate(
+            given=given, prefixes=prefixes, options=text, max_rows=max_rows, listener=listener
+        )
+        if streamer is not None:
+            streamer.end()
+        sequences = [sequence for row in results for sequence in row]
+        longest = max((len(tokens) for tokens, *_ in sequences), default=0)
+        padded = [tokens + [pad or 0] * (longest - len(tokens)) for tokens, *_ in sequences]
+        array = _array(padded, as_torch)
+        if not return_dict_in_generate:
+            return array
+        scores = np.array([score for _, score, *_ in sequences], np.float32)
+        return SimpleNamespace(
+            sequences=array, sequences_scores=_arrays.from_flat(scores, scores.shape, "float32", as_torch)
+        )
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Any) -> Any:
+        """The labels shifted right behind the start token, -100 as the pad token."""
+        return _array(self._shifted(_arrays.integers(labels, "labels")).tolist(), _arrays.is_torch(labels))
+
+    # What is handed over.
+
+    def _shifted(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        start, pad = self._engine.special_tokens("{}")
+        if start is None:
+            raise ConfigError("the model has no `decoder_start_token_id`, which labels are shifted behind")
+        shifted = np.full_like(labels, start)
+        shifted[:, 1:] = labels[:, :-1]
+        shifted[shifted == _IGNORED_LABEL] = pad or 0
+        return shifted
+
+    def _given(self, input_ids: Any, attention_mask: Any, encoder_outputs: Any) -> dict[str, Any]:
+        states = _states_of(encoder_outputs)
+        if (input_ids is None) == (states is None):
+            raise InputError("either `input_ids` or `encoder_outputs` is to be given")
+        if states is None:
+            ids = _arrays.integers(input_ids, "input_ids")
+            keep = _spans(attention_mask, ids.shape)
+            _refuse_negative(ids)
+            return {"ids": [ids[row, keep[row]].tolist() for row in range(len(ids))], "states": None, "row_starts": None}
+        d_model = self._engine.d_model
+        array = _arrays.floats(states, "encoder_outputs", (None, None, d_model), f"[rows, len, {d_model}]")
+        keep = _spans(attention_mask, array.shape[:2])
+        parts = [array[row, keep[row]] for row in range(len(array))]
+        starts = np.cumsum([0, *map(len, parts)]).tolist()
+        flat = np.concatenate(parts).reshape(-1) if parts else np.zeros(0, np.float32)
+        return {"ids": None, "states": np.ascontiguousarray(flat), "row_starts": starts}
+
+
+def _spans(mask: Any, shape: Sequence[int]) -> list[slice]:
+    """The tokens of each row: all of them, or those that its mask names, which follow each other."""
+    if mask is None:
+        return [slice(0, shape[1])] * shape[0]
+    array = _arrays.to_numpy(mask, "attention_mask")
+    if array.shape != tuple(shape):
+        raise InputError(f"`attention_mask` has shape {list(array.shape)}, expected {list(shape)}")
+    spans = []
+    for row, flags in enumerate(array != 0):
+        (where,) = np.nonzero(flags)
+        if len(where) == 0:
+            raise InputError(f"row {row} of `attention_mask` hides every token")
+        first, end = int(where[0]), int(where[-1]) + 1
+        if end - first != len(where):
+            raise UnsupportedError(f"row {row} of `attention_mask` has a gap, which a decoder's sources cannot have")
+        spans.append(slice(first, end))
+    return spans
+
+
+def _states_of(encoder_outputs: Any) -> Any:
+    if encoder_outputs is None:
+        return None
+    states = getattr(encoder_outputs, "last_hidden_state", None)
+    return encoder_outputs[0] if states is None else states
+
+
+def _refuse_negative(ids: NDArray[np.int64]) -> None:
+    if ids.size and int(ids.min()) < 0:
+        raise InputError(f"token id {int(ids.min())} is outside the vocabulary")
+
+
+def _rows(ids: NDArray[np.int64]) -> list[list[int]]:
+    _refuse_negative(ids)
+    rows: list[list[int]] = ids.tolist()
+    return rows
+
+
+def _target(label: int) -> int | None:
+    return None if label == _IGNORED_LABEL else label
+
+
+def _array(rows: Any, as_torch: bool) -> Any:
+    array = np.array(rows, dtype=np.int64)
+    if as_torch:
+        import torch
+
+        return torch.from_numpy(array)
+    return array
+
+
+def _output(name: str, fields: dict[str, Any]) -> Any:
+    try:
+        from transformers import modeling_outputs
+    except ImportError:
+        return SimpleNamespace(**{"loss": None, "decoder_hidden_states": None, **fields})
+    return getattr(modeling_outputs, name)(**fields)
+
+
+def _options(generation_config: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """transformers' names: of a config what differs from the defaults, and over it what is given."""
+    chosen: dict[str, Any] = {}
+    if isinstance(generation_config, dict):
+        chosen.update(generation_config)
+    elif generation_config is not None:
+        chosen.update(generation_config.to_diff_dict())
+    for name, value in options.items():
+        if value is None or (name in _NO_OPTIONS and not value):
+            continue
+        if name == "stop_strings":
+            raise UnsupportedError("`stop_strings` is for the command line: tokens are not decoded here")
+        if name in ("logits_processor", "stopping_criteria") and len(value) == 0:
+            continue
+        chosen[name] = value.tolist() if hasattr(value, "tolist") else value
+    try:
+        json.dumps(chosen)
+    except TypeError as error:
+        raise UnsupportedError(f"a generation option cannot be used: {error}") from error
+    return chosen
+
+
+def _seed() -> int:
+    try:
+        import torch
+    except ImportError:
+        return int(np.random.default_rng().integers(2**62))
+    return int(torch.randint(2**62, (1,)).item())
+
+
+class T5ForConditionalGeneration(ConditionalGeneration):
+    """In place of transformers' T5ForConditionalGeneration.
+
+    >>> import quintic
+    >>> quintic.T5ForConditionalGeneration.from_pretrained("no/such/folder")
+    Traceback (most recent call last):
+    quintic.errors.ModelNotFoundError: no/such/folder: there is no such file or folder
+    """
+
+    # mT5 is T5 in all but its config: programs load either with either class.
+    _families = ("t5", "mt5")
+
+
+class MT5ForConditionalGeneration(ConditionalGeneration):
+    """In place of transformers' MT5ForConditionalGeneration; see T5ForConditionalGeneration."""
+
+    _families = ("t5", "mt5")
+
+
+class UMT5ForConditionalGeneration(ConditionalGeneration):
+    """In place of transformers' UMT5ForConditionalGeneration; see T5ForConditionalGeneration.
+
+    Scores of a model with a head of its own are those of transformers 4.57: 5 scales them.
+    """
+
+    _families = ("umt5",)
+
+
+for _class in (T5ForConditionalGeneration, MT5ForConditionalGeneration, UMT5ForConditionalGeneration):
+    # Where users find them.
+    _class.__module__ = "quintic"
