@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from oracle.cases import GOLDENS, Model
+from oracle import make_decoder_goldens
+from oracle.cases import DECODER_GOLDENS, GOLDENS, Model
 from oracle.make_goldens import DEST, LIMIT_BYTES, split, write_golden
 
 
@@ -18,6 +19,17 @@ def test_goldens_can_be_made_again(model: Model, tmp_path: Path) -> None:
     write_golden(model, tmp_path)
     committed, made = DEST / model.name, tmp_path / model.name
     assert {path.name for path in committed.iterdir()} == {path.name for path in made.iterdir()}
+    _assert_same(committed, made)
+
+
+@pytest.mark.parametrize("model", DECODER_GOLDENS, ids=lambda model: model.name)
+def test_decoder_goldens_can_be_made_again(model: Model, tmp_path: Path) -> None:
+    """As those of encoders; what transformers generates stands in a file of its own."""
+    make_decoder_goldens.write_golden(model, tmp_path)
+    _assert_same(make_decoder_goldens.DEST / model.name, tmp_path / model.name)
+
+
+def _assert_same(committed: Path, made: Path) -> None:
     for path in made.iterdir():
         if path.name != "cases.safetensors":
             assert path.read_bytes() == (committed / path.name).read_bytes(), path.name

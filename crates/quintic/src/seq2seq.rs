@@ -13,7 +13,7 @@ use crate::generate::{
     DecoderRows, GenerateOptions, GenerationConfig, Request, Sequence, generate,
 };
 use crate::limits::{MAX_JSON_BYTES, read_file};
-use crate::model::{Decoder, DecoderState, Encoder, Interrupted, Pass, TakeTensor};
+use crate::model::{Decoder, DecoderState, Encoder, Feed, Interrupted, Pass, TakeTensor};
 use crate::text_encoder::{
     BackendKind, Build, LoadOptions, TextEncoder, config_of, place, shapes_from, with_backend,
 };
@@ -518,9 +518,11 @@ impl<B: Backend> Rows<'_, B> {
             model.encoder.backend(),
             model.encoder.embedding(),
             &mut self.state,
-            &ids,
-            &row_starts,
-            self.interrupted,
+            &Feed {
+                ids: &ids,
+                row_starts: &row_starts,
+                interrupted: self.interrupted,
+            },
             visit,
         )?;
         Ok((x, row_starts))

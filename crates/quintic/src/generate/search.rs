@@ -30,14 +30,14 @@ pub(super) enum Step {
 
 /// A way to choose tokens.
 pub(super) enum Search<'a> {
-    Single(Single<'a>),
+    Single(Box<Single<'a>>),
     Beams(Box<BeamSearch<'a>>),
 }
 
 impl<'a> Search<'a> {
     pub(super) fn new(request: Request<'a>) -> Self {
         match request.config.num_beams {
-            1 => Search::Single(Single::new(request)),
+            1 => Search::Single(Box::new(Single::new(request))),
             _ => Search::Beams(Box::new(BeamSearch::new(request))),
         }
     }

@@ -48,6 +48,17 @@ struct LayerState<B: Backend> {
     source: B::KvCache,
 }
 
+/// Tokens that every row of a decoder is fed.
+#[derive(Clone, Copy)]
+pub struct Feed<'a> {
+    /// Token ids, rows end to end.
+    pub ids: &'a [u32],
+    /// Where rows begin, `[rows + 1]`.
+    pub row_starts: &'a [usize],
+    /// Asked before each layer; true ends the pass.
+    pub interrupted: Option<Interrupted<'a>>,
+}
+
 impl<B: Backend> DecoderState<B> {
     /// Number of rows.
     pub fn n_rows(&self) -> usize {
@@ -150,9 +161,8 @@ impl<B: Backend> Decoder<B> {
         state.n_rows = rows.len();
     }
 
-    /// Feeds tokens to every row, laid end to end as `row_starts` says, and gives their hidden
-    /// states after the last norm, `[tokens, d_model]`. `visit` sees the residual stream before
-    /// each layer.
+    /// Feeds tokens to every row, and gives their hidden states after the last norm,
+    /// `[tokens, d_model]`. `visit` sees the residual stream before each layer and after the last.
     ///
     /// # Errors
     ///
@@ -163,12 +173,15 @@ impl<B: Backend> Decoder<B> {
         backend: &B,
         embedding: &B::Table,
         state: &mut DecoderState<B>,
-        ids: &[u32],
-        row_starts: &[usize],
-        interrupted: Option<Interrupted<'_>>,
+        feed: &Feed<'_>,
         mut visit: impl FnMut(&B::Stream) -> Result<()>,
     ) -> Result<B::Stream> {
         let config = &self.config;
+        let Feed {
+            ids,
+            row_starts,
+            interrupted,
+        } = *feed;
         let (tokens, inner) = (ids.len(), config.inner_dim());
         let eps = config.layer_norm_epsilon;
         let mut x = backend.embed(embedding, ids);

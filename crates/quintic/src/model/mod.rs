@@ -10,7 +10,7 @@ mod encoder;
 mod pass;
 mod weights;
 
-pub use decoder::{Decoder, DecoderState};
+pub use decoder::{Decoder, DecoderState, Feed};
 pub use decoder_weights::{DecoderLayerParts, DecoderWeights, Head};
 pub use encoder::{Encoded, Encoder};
 pub use pass::{Interrupted, Pass};
