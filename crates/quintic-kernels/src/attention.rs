@@ -80,12 +80,12 @@ impl Kernels {
     /// # Numerics
     ///
     /// Queries, keys and values are f32; the type of `out` says how they are multiplied. In f32
-    /// everything is, and so is everything of a row with at most four queries, as in a decoder's
-    /// step. In bf16, scores are computed from f32 (with AMX, from two bf16 parts
-    /// each), since T5 does not scale them and an error of a score is a factor of a weight;
-    /// weights of the softmax and values are rounded to bf16, and the sum that weights are
-    /// divided by is the sum of the rounded ones. Split, both products take two parts of each
-    /// factor. A row's bits depend on that row alone.
+    /// everything is, and so is everything of a row with one query, as in a decoder's step. In
+    /// bf16, scores are computed from f32 (with AMX, from two bf16 parts each), since T5 does not
+    /// scale them and an error of a score is a factor of a weight; weights of the softmax and
+    /// values are rounded to bf16, and the sum that weights are divided by is the sum of the
+    /// rounded ones. Split, both products take two parts of each factor. A row's bits depend on
+    /// that row alone.
     ///
     /// # Panics
     ///

@@ -18,7 +18,7 @@ use quintic::backend::{Backend, DeviceOutput, Pool};
 use quintic::batch::{PackedBatch, PadRows, PaddedBatch, PaddedMask};
 use quintic::checkpoint::{Checkpoint, OpenOptions, SafetensorsFile, TensorSource};
 use quintic::config::T5Config;
-use quintic::model::{Encoder, TakeTensor};
+use quintic::model::{Decoder, DecoderState, Encoder, Feed, TakeTensor};
 use quintic::synthetic::{self, SyntheticWeights};
 use quintic::{
     Compute, ComputeType, DType, ErrorKind, MatmulPrecision, Pass, Result, Tensor, config_of,
@@ -480,4 +480,72 @@ fn results_go_to_memory_of_the_caller() {
     // SAFETY: refused.
     let error = unsafe { exact.backend().write_stream(&encoded.last, &out) }.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+/// Hidden states of a decoder whose rows are fed in pieces, copied, dropped and joined by others.
+fn decoded<B: Backend>(backend: B, config: &T5Config) -> Vec<f32> {
+    let mut weights = SyntheticWeights::new(config.clone(), DType::F32);
+    let encoder = Encoder::load(backend, config.clone(), &mut weights).unwrap();
+    let backend = encoder.backend();
+    let decoder = Decoder::load(backend, config, &mut weights).unwrap();
+    // The decoder's embedding is the encoder's; here it is prepared once more.
+    let shape = [config.vocab_size, config.d_model];
+    let table = weights.take("shared.weight", &shape).unwrap();
+    let table = backend.prepare_table(table).unwrap();
+    let mut state = decoder.state(backend);
+    let mut out = Vec::new();
+    let admit = |state: &mut DecoderState<B>, lengths: &[usize]| {
+        let batch = PackedBatch::from_rows(&rows(lengths), config.vocab_size).unwrap();
+        let hidden = encoder.encode(&batch, &Pass::default()).unwrap().last;
+        decoder.admit(backend, state, &hidden, batch.row_starts());
+    };
+    let mut feed = |state: &mut DecoderState<B>, ids: &[u32], row_starts: &[usize]| {
+        let feed = Feed {
+            ids,
+            row_starts,
+            interrupted: None,
+        };
+        let last = decoder
+            .forward(backend, &table, state, &feed, |_| Ok(()))
+            .unwrap();
+        out.extend(backend.read_stream(&last).unwrap());
+        let logits = backend
+            .read_logits(&decoder.logits(backend, &last))
+            .unwrap();
+        let best = decoder.best(backend, &last).unwrap();
+        for (scores, best) in logits.chunks_exact(config.vocab_size).zip(best) {
+            assert!(
+                scores
+                    .iter()
+                    .all(|score| *score <= scores[best.id as usize])
+            );
+        }
+    };
+    admit(&mut state, &[5, 33]);
+    feed(&mut state, &[0, 7, 9, 0], &[0, 3, 4]);
+    feed(&mut state, &[11, 12], &[0, 1, 2]);
+    decoder.select(backend, &mut state, &[1, 0, 1]);
+    feed(&mut state, &[3, 4, 5, 6], &[0, 1, 2, 4]);
+    admit(&mut state, &[1]);
+    feed(&mut state, &[8, 9, 10, 0], &[0, 1, 2, 3, 4]);
+    decoder.select(backend, &mut state, &[3, 2]);
+    feed(&mut state, &[21, 22], &[0, 1, 2]);
+    out
+}
+
+/// In f32 to its error, in bf16 to that of its activations over two layers: the bounds of
+/// [`every_type_is_near_float64`].
+#[test]
+fn decoders_go_on_as_in_the_reference() {
+    let config = tiny();
+    let expected = decoded(Reference, &config);
+    for (compute, bound) in [
+        (Compute::default(), 4e-6),
+        (compute(ComputeType::Bf16), 3e-2),
+    ] {
+        let found = decoded(cuda(&emulated(), &compute), &config);
+        assert_eq!(found.len(), expected.len());
+        let error = relative_rms(&found, expected.iter().map(|&x| f64::from(x)));
+        assert!(error <= bound, "{compute:?}: {error:e}");
+    }
 }

@@ -10,9 +10,10 @@ use super::{KEY_BLOCK, Work, f32_row};
 use crate::operand::Sink;
 use crate::scores::{ScoreBias, ScoreMask, ScoresAt, modify};
 
-/// Rows with at most so many queries are computed this way. Packing pays from about eight on,
-/// and a row's bits may depend on its own number of queries alone.
-pub(super) const FEW: usize = 4;
+/// Rows with at most so many queries are computed this way. By AVX-512 it pays up to about eight
+/// queries, by other instruction sets for one alone, which is what a decoder's step has. A row's
+/// bits depend on its own number of queries, not on its company.
+pub(super) const FEW: usize = 1;
 
 impl<B: ScoreBias, M: ScoreMask> Work<'_, B, M> {
     /// Attention of a task's queries, one after the other, all in f32.

@@ -26,6 +26,11 @@ pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
 /// at every page.
 const AHEAD: usize = 2048;
 
+/// With so few rows weights are read in the order in which they stand, which memory serves up to
+/// twice as fast as reading columns 0 to 15 and 16 to 31 in turns, 1 KiB apart. More rows need both
+/// halves at once, to keep the unit busy.
+const IN_ORDER: usize = 4;
+
 /// There is no state to set up.
 ///
 /// # Safety
@@ -113,6 +118,23 @@ unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         let (mut chunk, mut b) = (block.a, block.b);
         for _ in 0..block.chunks {
+            if ROWS <= IN_ORDER {
+                // Each sum takes its terms in the order of `k` here as below.
+                for half in 0..2 {
+                    for pair in 0..16 {
+                        let at = b.add((half * 16 + pair) * 32);
+                        let columns = as_bf16(_mm512_loadu_si512(at.cast()));
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let a = chunk.add(row * block.a_row + 2 * pair).cast::<i32>();
+                            let pair = as_bf16(_mm512_set1_epi32(a.read_unaligned()));
+                            sums[half] = _mm512_dpbf16_ps(sums[half], pair, columns);
+                        }
+                    }
+                }
+                chunk = chunk.add(block.a_chunk);
+                b = b.add(1024);
+                continue;
+            }
             // Pairs of `k` are adjacent in `a`, and side by side in `b`.
             let mut a = chunk;
             for pair in 0..16 {

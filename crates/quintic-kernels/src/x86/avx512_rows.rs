@@ -13,6 +13,8 @@ pub(crate) const ROWWISE: Rowwise = Rowwise {
     pairs,
     exp: exp_row,
     exp_bf16: exp_row_bf16,
+    dots,
+    mix,
     ..avx512::ROWWISE
 };
 
@@ -121,6 +123,128 @@ unsafe fn exp_row_bf16(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
         }
     }
     _mm512_reduce_add_ps(sum)
+}
+
+/// Rows ahead of their use that are asked for: they stand apart, which the hardware's own
+/// prefetching does not follow.
+const ROWS_AHEAD: usize = 16;
+
+/// # Safety
+///
+/// As [`Rowwise::dots`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn dots(x: &[f32], b: *const f32, stride: usize, out: &mut [f32]) {
+    for (block, out) in out.chunks_mut(LANES).enumerate() {
+        // The last row takes the places of those that are missing.
+        let row = |i: usize| {
+            let row = block * LANES + i.min(out.len() - 1);
+            b.wrapping_add(row * stride)
+        };
+        let mut sums = [_mm512_setzero_ps(); LANES];
+        for at in (0..x.len()).step_by(LANES) {
+            let mask = mask_of((x.len() - at).min(LANES));
+            // SAFETY: the mask leaves out what is not in the rows; those exist, by the caller's
+            // word. A prefetch reads nothing that could be seen.
+            unsafe {
+                let x = _mm512_maskz_loadu_ps(mask, x.as_ptr().add(at));
+                for (i, sum) in sums.iter_mut().enumerate() {
+                    let row = row(i).wrapping_add(at);
+                    let ahead = row.wrapping_add(ROWS_AHEAD * stride);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    *sum = _mm512_fmadd_ps(x, _mm512_maskz_loadu_ps(mask, row), *sum);
+                }
+            }
+        }
+        // SAFETY: the mask leaves out what is not in `out`.
+        unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask_of(out.len()), lane_sums(sums)) };
+    }
+}
+
+/// The sum of the lanes of every vector. Which lanes are added to which does not depend on the
+/// vector's place.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn lane_sums(x: [__m512; LANES]) -> __m512 {
+    let quarter = |x: &[__m512]| {
+        // Lanes 0 and 2, 1 and 3 of each quarter of two vectors, then of four.
+        let pair = |a: __m512, b: __m512| {
+            _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b))
+        };
+        let (ab, cd) = (pair(x[0], x[1]), pair(x[2], x[3]));
+        let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+        _mm512_add_ps(
+            _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+            _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+        )
+    };
+    // Quarters 0 and 1, 2 and 3; then those sums.
+    let join = |a: __m512, b: __m512| {
+        _mm512_add_ps(
+            _mm512_shuffle_f32x4::<0x88>(a, b),
+            _mm512_shuffle_f32x4::<0xdd>(a, b),
+        )
+    };
+    join(
+        join(quarter(&x[..4]), quarter(&x[4..8])),
+        join(quarter(&x[8..12]), quarter(&x[12..])),
+    )
+}
+
+/// # Safety
+///
+/// As [`Rowwise::mix`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn mix(weights: &[f32], b: *const f32, stride: usize, sums: &mut [f32]) {
+    let mut first = 0;
+    for sums in sums.chunks_mut(8 * LANES) {
+        // SAFETY: by the caller's word.
+        unsafe {
+            match sums.len().div_ceil(LANES) {
+                1 => mix_columns::<1>(weights, b.wrapping_add(first), stride, sums),
+                2 => mix_columns::<2>(weights, b.wrapping_add(first), stride, sums),
+                3 => mix_columns::<3>(weights, b.wrapping_add(first), stride, sums),
+                4 => mix_columns::<4>(weights, b.wrapping_add(first), stride, sums),
+                _ => mix_columns::<8>(weights, b.wrapping_add(first), stride, sums),
+            }
+        }
+        first += sums.len();
+    }
+}
+
+/// As many columns as `out` has: at most `N` vectors.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn mix_columns<const N: usize>(
+    weights: &[f32],
+    b: *const f32,
+    stride: usize,
+    out: &mut [f32],
+) {
+    let masks: [__mmask16; N] = std::array::from_fn(|i| {
+        let n = out.len().saturating_sub(i * LANES).min(LANES);
+        ((1u32 << n) - 1) as __mmask16
+    });
+    let mut sums = [_mm512_setzero_ps(); N];
+    let mut row = b;
+    // SAFETY: the masks leave out what is not in the rows or in `out`; the rows exist, by the
+    // caller's word. A prefetch reads nothing that could be seen.
+    unsafe {
+        for &weight in weights {
+            let weight = _mm512_set1_ps(weight);
+            let ahead = row.wrapping_add(ROWS_AHEAD * stride);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(i * LANES).cast());
+                let values = _mm512_maskz_loadu_ps(masks[i], row.wrapping_add(i * LANES));
+                *sum = _mm512_fmadd_ps(weight, values, *sum);
+            }
+            row = row.wrapping_add(stride);
+        }
+        for (i, sum) in sums.into_iter().enumerate() {
+            let out = out.as_mut_ptr().wrapping_add(i * LANES);
+            let sum = _mm512_add_ps(_mm512_maskz_loadu_ps(masks[i], out), sum);
+            _mm512_mask_storeu_ps(out, masks[i], sum);
+        }
+    }
 }
 
 /// The first `n` lanes, at most 16.

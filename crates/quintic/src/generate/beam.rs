@@ -145,8 +145,9 @@ impl<'a> BeamSearch<'a> {
     fn candidates(&mut self, rows: &[Vec<f32>]) -> Vec<Candidate> {
         let config = self.request.config;
         let vocab = rows[0].len();
-        let n_beams = config.num_beams;
-        let n_wanted = (1 + config.eos_token_id.len()).max(2) * n_beams;
+        // Fewer than asked for where a tiny vocabulary has no more continuations.
+        let n_beams = self.running.len();
+        let n_wanted = (1 + config.eos_token_id.len()).max(2) * config.num_beams;
         let row_of = |beam: usize| &rows[if self.is_first { 0 } else { beam }];
         let picked = match config.do_sample {
             false => best_of(

@@ -198,3 +198,62 @@ fn a_users_limit_replaces_that_of_the_file() {
     assert!(GenerationConfig::of_model(&model, Some(b"[]")).is_err());
     assert!(GenerationConfig::of_model(&model, Some(br#"{"top_k": "x"}"#)).is_err());
 }
+
+/// More beams than a vocabulary has continuations: three tokens, of which one ends.
+#[test]
+fn a_tiny_vocabulary_runs_out_of_continuations() {
+    use super::{DecoderRows, GenerateOptions, Request, generate};
+    use crate::Result;
+    use crate::backend::Chosen;
+
+    struct Tiny(usize);
+
+    impl DecoderRows for Tiny {
+        fn vocab_size(&self) -> usize {
+            3
+        }
+        fn n_rows(&self) -> usize {
+            self.0
+        }
+        fn admit(&mut self, sources: &[usize]) -> Result<()> {
+            self.0 += sources.len();
+            Ok(())
+        }
+        fn select(&mut self, rows: &[usize]) {
+            assert!(rows.iter().all(|&row| row < self.0));
+            self.0 = rows.len();
+        }
+        fn advance(&mut self, tokens: &[&[u32]]) -> Result<()> {
+            assert_eq!(tokens.len(), self.0);
+            Ok(())
+        }
+        fn logits(&self) -> Result<Vec<f32>> {
+            Ok([0.5, 0.25, -1.0].repeat(self.0))
+        }
+        fn best(&self) -> Result<Vec<Chosen>> {
+            unreachable!("beams ask for logits")
+        }
+    }
+
+    for (num_beams, do_sample) in [(2, false), (5, false), (9, false), (9, true)] {
+        let options = serde_json::json!({
+            "num_beams": num_beams, "do_sample": do_sample, "max_new_tokens": 4, "eos_token_id": 2,
+        });
+        let config = config(&options);
+        let request = Request {
+            source: 0,
+            prefix: &[0],
+            config: &config,
+            stop: None,
+        };
+        let mut rows = Tiny(0);
+        let options = GenerateOptions::default();
+        let found = generate(&mut rows, &[request], &options, None).unwrap();
+        let tokens = &found[0][0].tokens;
+        assert!(
+            tokens.len() <= 5 && (do_sample || tokens.len() == 5),
+            "{tokens:?}"
+        );
+        assert_eq!(rows.0, 0);
+    }
+}
