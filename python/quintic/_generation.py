@@ -18,8 +18,10 @@ from quintic import _arguments, _arrays
 from quintic._quintic import Seq2Seq
 from quintic.errors import ConfigError, InputError, UnsupportedError
 
-# What `generate` takes beside transformers' generation options; all are parameters of its own.
-_NO_OPTIONS = ("synced_gpus", "use_model_defaults", "output_attentions", "output_hidden_states", "output_logits")
+# What a step leaves behind in transformers and is not kept here.
+_NOT_KEPT = ("output_attentions", "output_hidden_states", "output_logits")
+# Arguments of `generate` whose other values would change something.
+_NEUTRAL = ("synced_gpus", "use_model_defaults", "logits_processor", "stopping_criteria")
 _IGNORED_LABEL = -100
 
 
@@ -87,9 +89,11 @@ class ConditionalGeneration:
         input_ids: Any = None,
         attention_mask: Any = None,
         decoder_input_ids: Any = None,
-        labels: Any = None,
+        decoder_attention_mask: Any = None,
         encoder_outputs: Any = None,
-        output_hidden_states: bool = False,
+        *,
+        labels: Any = None,
+        output_hidden_states: bool | None = False,
         return_dict: bool | None = None,
         **unknown: Any,
     ) -> Any:
@@ -97,10 +101,11 @@ class ConditionalGeneration:
         loss: the mean cross-entropy of those that are not -100.
 
         Without ``decoder_input_ids`` they are the labels shifted right. The decoder sees what stands
-        before each position: padding behind a row changes nothing in front of it. Comes back as
+        before each position, so that padding behind a row changes nothing in front of it: a
+        ``decoder_attention_mask`` may hide that and nothing else. Comes back as
         transformers' ``Seq2SeqLMOutput`` where that is installed.
         """
-        unknown = {name: value for name, value in unknown.items() if value not in (None, False)}
+        unknown = {name: value for name, value in unknown.items() if value is not None and value is not False}
         if unknown:
             raise TypeError(f"forward() got unexpected keyword arguments: {', '.join(unknown)}")
         as_torch = any(map(_arrays.is_torch, (input_ids, decoder_input_ids, labels, _states_of(encoder_outputs))))
@@ -114,10 +119,13 @@ class ConditionalGeneration:
             raise InputError("neither `decoder_input_ids` nor `labels` are given")
         if wanted is not None and wanted.shape != inputs.shape:
             raise InputError(f"`labels` have shape {list(wanted.shape)}, expected {list(inputs.shape)}")
+        for span in _spans(decoder_attention_mask, inputs.shape, "decoder_attention_mask"):
+            if span.start > 0:
+                raise UnsupportedError("`decoder_attention_mask` hides what stands before a row's tokens")
         rows, length = inputs.shape
         targets = None if wanted is None else [[_target(id) for id in row] for row in wanted.tolist()]
         logits, last, inner, log_probs = self._engine.decode(
-            given=given, rows=_rows(inputs), targets=targets, logits=True, hidden_states=output_hidden_states
+            given=given, rows=_rows(inputs), targets=targets, logits=True, hidden_states=bool(output_hidden_states)
         )
         vocab, d_model = self._engine.vocab_size, self._engine.d_model
         fields: dict[str, Any] = {"logits": _arrays.from_flat(logits, (rows, length, vocab), "float32", as_torch)}
@@ -172,7 +180,9 @@ class ConditionalGeneration:
 
         With ``do_sample`` and without ``seed`` the seed is drawn from PyTorch's generator, so that
         ``torch.manual_seed`` makes a call repeatable. ``max_rows`` bounds how many sequences are
-        computed at a time. ``streamer`` has ``put`` and ``end``, for one row without beams.
+        computed at a time. ``streamer`` has ``put`` and ``end``, for one row without beams. With
+        ``return_dict_in_generate`` comes transformers' class, with ``sequences`` and of beams
+        ``sequences_scores``; scores of single steps are not kept.
         """
         ids = input_ids if input_ids is not None else inputs
         if input_ids is not None and inputs is not None:
@@ -180,7 +190,8 @@ class ConditionalGeneration:
         as_torch = any(map(_arrays.is_torch, (ids, attention_mask, decoder_input_ids, _states_of(encoder_outputs))))
         given = self._given(ids, attention_mask, encoder_outputs)
         chosen = _options(generation_config, options)
-        if chosen.get("do_sample") and chosen.get("seed") is None:
+        start, pad, draws, n_sequences, n_beams = self._engine.generation_facts(json.dumps(chosen))
+        if draws and chosen.get("seed") is None:
             chosen["seed"] = _seed()
         text = json.dumps(chosen)
         n_rows = len(given["ids"] if given["ids"] is not None else given["row_starts"][1:])
@@ -189,10 +200,12 @@ class ConditionalGeneration:
             prefixes = _rows(_arrays.integers(decoder_input_ids, "decoder_input_ids"))
             if len(prefixes) != n_rows:
                 raise InputError(f"`decoder_input_ids` have {len(prefixes)} rows, expected {n_rows}")
-        start, pad = self._engine.special_tokens(text)
+            # As transformers: a prefix that nowhere begins with the start token is put behind it.
+            if start is not None and all(not prefix or prefix[0] != start for prefix in prefixes):
+                prefixes = [[start, *prefix] for prefix in prefixes]
         listener = None
         if streamer is not None:
-            if n_rows != 1 or chosen.get("num_return_sequences", 1) != 1 or chosen.get("num_beams", 1) != 1:
+            if (n_rows, n_sequences, n_beams) != (1, 1, 1):
                 raise UnsupportedError("`streamer` is for one row and one sequence, without beams")
             first = prefixes[0] if prefixes else [start or 0]
             streamer.put(_array([first], as_torch))
@@ -204,14 +217,15 @@ class ConditionalGeneration:
             streamer.end()
         sequences = [sequence for row in results for sequence in row]
         longest = max((len(tokens) for tokens, *_ in sequences), default=0)
-        padded = [tokens + [pad or 0] * (longest - len(tokens)) for tokens, *_ in sequences]
+        padded = [tokens + [pad] * (longest - len(tokens)) for tokens, *_ in sequences]
         array = _array(padded, as_torch)
         if not return_dict_in_generate:
             return array
+        if n_beams == 1:
+            return _output("GenerateEncoderDecoderOutput", {"sequences": array}, "generation")
         scores = np.array([score for _, score, *_ in sequences], np.float32)
-        return SimpleNamespace(
-            sequences=array, sequences_scores=_arrays.from_flat(scores, scores.shape, "float32", as_torch)
-        )
+        fields = {"sequences": array, "sequences_scores": _arrays.from_flat(scores, scores.shape, "float32", as_torch)}
+        return _output("GenerateBeamEncoderDecoderOutput", fields, "generation")
 
     def prepare_decoder_input_ids_from_labels(self, labels: Any) -> Any:
         """The labels shifted right behind the start token, -100 as the pad token."""
@@ -220,12 +234,12 @@ class ConditionalGeneration:
     # What is handed over.
 
     def _shifted(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-        start, pad = self._engine.special_tokens("{}")
+        start, pad, *_ = self._engine.generation_facts("{}")
         if start is None:
             raise ConfigError("the model has no `decoder_start_token_id`, which labels are shifted behind")
         shifted = np.full_like(labels, start)
         shifted[:, 1:] = labels[:, :-1]
-        shifted[shifted == _IGNORED_LABEL] = pad or 0
+        shifted[shifted == _IGNORED_LABEL] = pad
         return shifted
 
     def _given(self, input_ids: Any, attention_mask: Any, encoder_outputs: Any) -> dict[str, Any]:
@@ -246,21 +260,21 @@ class ConditionalGeneration:
         return {"ids": None, "states": np.ascontiguousarray(flat), "row_starts": starts}
 
 
-def _spans(mask: Any, shape: Sequence[int]) -> list[slice]:
+def _spans(mask: Any, shape: Sequence[int], name: str = "attention_mask") -> list[slice]:
     """The tokens of each row: all of them, or those that its mask names, which follow each other."""
     if mask is None:
         return [slice(0, shape[1])] * shape[0]
-    array = _arrays.to_numpy(mask, "attention_mask")
+    array = _arrays.to_numpy(mask, name)
     if array.shape != tuple(shape):
-        raise InputError(f"`attention_mask` has shape {list(array.shape)}, expected {list(shape)}")
+        raise InputError(f"`{name}` has shape {list(array.shape)}, expected {list(shape)}")
     spans = []
     for row, flags in enumerate(array != 0):
         (where,) = np.nonzero(flags)
         if len(where) == 0:
-            raise InputError(f"row {row} of `attention_mask` hides every token")
+            raise InputError(f"row {row} of `{name}` hides every token")
         first, end = int(where[0]), int(where[-1]) + 1
         if end - first != len(where):
-            raise UnsupportedError(f"row {row} of `attention_mask` has a gap, which a decoder's sources cannot have")
+            raise UnsupportedError(f"row {row} of `{name}` has a gap, which is not done for encoder-decoder models")
         spans.append(slice(first, end))
     return spans
 
@@ -296,12 +310,15 @@ def _array(rows: Any, as_torch: bool) -> Any:
     return array
 
 
-def _output(name: str, fields: dict[str, Any]) -> Any:
+def _output(name: str, fields: dict[str, Any], module: str = "modeling_outputs") -> Any:
+    """transformers' own class, or a plain object with the fields that are there."""
+    from importlib import import_module
+
     try:
-        from transformers import modeling_outputs
+        found = import_module(f"transformers.{module}")
     except ImportError:
         return SimpleNamespace(**{"loss": None, "decoder_hidden_states": None, **fields})
-    return getattr(modeling_outputs, name)(**fields)
+    return getattr(found, name)(**fields)
 
 
 def _options(generation_config: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -312,12 +329,12 @@ def _options(generation_config: Any, options: dict[str, Any]) -> dict[str, Any]:
     elif generation_config is not None:
         chosen.update(generation_config.to_diff_dict())
     for name, value in options.items():
-        if value is None or (name in _NO_OPTIONS and not value):
+        if value is None or (name in _NEUTRAL and not value):
             continue
+        if name in _NOT_KEPT and value:
+            raise UnsupportedError(f"`{name}` cannot be used: what a step leaves behind is not kept")
         if name == "stop_strings":
             raise UnsupportedError("`stop_strings` is for the command line: tokens are not decoded here")
-        if name in ("logits_processor", "stopping_criteria") and len(value) == 0:
-            continue
         chosen[name] = value.tolist() if hasattr(value, "tolist") else value
     try:
         json.dumps(chosen)

@@ -66,9 +66,10 @@ def test_logits_loss_and_states_are_those_of_transformers(twins: Twins, side: st
     ids, mask = batch(side)
     labels = torch.randint(2, VOCAB, (3, 7), generator=torch.Generator().manual_seed(4))
     labels[1, 4:] = -100
+    decoder_mask = (labels != -100).long()
     with torch.no_grad():
         theirs = twins.theirs(input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True)
-    ours = twins.ours(input_ids=ids, attention_mask=mask, labels=labels, output_hidden_states=True)
+    ours = twins.ours(ids, mask, None, decoder_mask, labels=labels, output_hidden_states=True)
     near(ours.logits, theirs.logits)
     assert abs(ours.loss - theirs.loss) <= 1e-5 * theirs.loss
     assert len(ours.decoder_hidden_states) == len(theirs.decoder_hidden_states)
@@ -117,6 +118,9 @@ def test_prefixes_and_generation_configs(twins: Twins) -> None:
     theirs = twins.theirs.generate(ids, attention_mask=mask, decoder_input_ids=prefix, generation_config=config)
     ours = twins.ours.generate(ids, config, attention_mask=mask, decoder_input_ids=prefix)
     assert torch.equal(ours[:, :3], prefix)
+    # The start token is put before a prefix that has none.
+    behind = twins.ours.generate(ids, config, attention_mask=mask, decoder_input_ids=prefix[:, 1:])
+    assert torch.equal(behind, ours)
     assert torch.equal(ours, theirs)
 
 
@@ -171,6 +175,10 @@ def test_what_cannot_be_done_is_refused_by_name(twins: Twins) -> None:
         (errors.InputError, "hides every", lambda: ours.generate(ids, attention_mask=torch.zeros_like(mask))),
         (errors.InputError, "shape", lambda: ours.generate(ids, attention_mask=mask[:2])),
         (errors.InputError, "outside the vocabulary", lambda: ours.generate(ids + VOCAB)),
+        (errors.UnsupportedError, "output_logits", lambda: ours.generate(ids, output_logits=True)),
+        (errors.UnsupportedError, "before a row",
+         lambda: ours(ids, decoder_input_ids=ids, decoder_attention_mask=mask.flip(1))),
+        (TypeError, "inputs_embeds", lambda: ours(input_ids=ids, labels=ids, inputs_embeds=mask)),
         (errors.InputError, "neither", lambda: ours(input_ids=ids)),
         (TypeError, "past_key_values", lambda: ours(input_ids=ids, labels=ids, past_key_values=3)),
         (errors.UnsupportedError, "streamer", lambda: ours.generate(ids, streamer=object())),

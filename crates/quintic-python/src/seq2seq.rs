@@ -169,15 +169,24 @@ impl Model {
             .collect())
     }
 
-    /// Start and pad token, with these options over the model's own.
-    fn special_tokens(
+    /// What these options, over the model's own, come to: start token, what fills up behind an
+    /// end, whether tokens are drawn, and sequences and beams of a row.
+    fn generation_facts(
         &self,
         py: Python<'_>,
         options: String,
-    ) -> PyResult<(Option<u32>, Option<u32>)> {
+    ) -> PyResult<(Option<u32>, u32, bool, usize, usize)> {
         guard::run(py, || {
             let config = self.generation(&options)?;
-            Ok((config.decoder_start_token_id, config.pad_token_id))
+            // As transformers: an end token where there is no pad token.
+            let fill = config.pad_token_id.or(config.eos_token_id.first().copied());
+            Ok((
+                config.decoder_start_token_id,
+                fill.unwrap_or(0),
+                config.do_sample,
+                config.num_return_sequences,
+                config.num_beams,
+            ))
         })
     }
 
