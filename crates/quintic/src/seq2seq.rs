@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::backend::{Backend, Chosen, Pool};
+use crate::backend::{Backend, Chosen, Pool, log_total};
 use crate::batch::{PackedBatch, check_rows};
 use crate::checkpoint::{Checkpoint, TensorSource};
 use crate::compute::{Compute, ComputeType};
@@ -446,9 +446,9 @@ impl<B: Backend> Model for Both<B> {
             if decode.targets.is_some() {
                 for scores in logits.chunks_exact(vocab) {
                     let target = targets.next().copied().flatten();
-                    decoded
-                        .log_probs
-                        .push(target.map_or(0.0, |id| log_prob(scores, id)));
+                    decoded.log_probs.push(target.map_or(0.0, |id| {
+                        (f64::from(scores[id as usize]) - log_total(scores)) as f32
+                    }));
                 }
             }
             if decode.keep_logits {
@@ -457,16 +457,6 @@ impl<B: Backend> Model for Both<B> {
         }
         Ok(decoded)
     }
-}
-
-/// The natural logarithm of a token's probability.
-fn log_prob(scores: &[f32], id: u32) -> f32 {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = scores
-        .iter()
-        .map(|&score| f64::from(score - max).exp())
-        .sum();
-    (f64::from(scores[id as usize]) - f64::from(max) - total.ln()) as f32
 }
 
 impl<B: Backend> Both<B> {

@@ -22,7 +22,7 @@ pub(super) fn choose(logits: &[f32], vocab: usize, choice: Choice<'_>) -> Vec<Ve
 }
 
 /// `log sum exp` of all scores, by which a score becomes a log-probability.
-fn log_total(scores: &[f32]) -> f64 {
+pub(crate) fn log_total(scores: &[f32]) -> f64 {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let total: f64 = scores
         .iter()

@@ -36,6 +36,7 @@ use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 pub use buckets::Buckets;
+pub(crate) use choose::log_total;
 
 /// The matrices that one product multiplies with. A weight is stored `[out, in]`, as in the
 /// checkpoint.

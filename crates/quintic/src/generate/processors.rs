@@ -5,6 +5,7 @@
 //! so that thresholds that fall between two tokens by less than f32's error may cut elsewhere.
 
 use super::config::GenerationConfig;
+use crate::backend::log_total;
 
 /// The rules of one request.
 #[derive(Clone, Debug)]
@@ -233,12 +234,7 @@ pub(super) fn softmax(scores: &[f32]) -> Vec<f64> {
 
 /// Scores as log-probabilities.
 pub(super) fn log_softmax(scores: &mut [f32]) {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = scores
-        .iter()
-        .map(|&score| f64::from(score - max).exp())
-        .sum();
-    let shift = f64::from(max) + total.ln();
+    let shift = log_total(scores);
     for score in scores {
         *score = (f64::from(*score) - shift) as f32;
     }

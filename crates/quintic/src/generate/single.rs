@@ -4,7 +4,7 @@ use super::processors::{Processors, softmax};
 use super::random::Random;
 use super::request::{Event, Finish, Request, Sequence};
 use super::search::{Next, Scores, Step};
-use crate::backend::Chosen;
+use crate::backend::{Chosen, log_total};
 
 /// The sequences of one request, each by itself.
 pub(super) struct Single<'a> {
@@ -102,7 +102,7 @@ impl<'a> Single<'a> {
         };
         Chosen {
             id: id as u32,
-            log_prob: log_prob(logits, id),
+            log_prob: (f64::from(logits[id]) - log_total(logits)) as f32,
         }
     }
 
@@ -144,15 +144,6 @@ fn best(scores: &[f32]) -> usize {
         }
     }
     best
-}
-
-fn log_prob(scores: &[f32], id: usize) -> f32 {
-    let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let total: f64 = scores
-        .iter()
-        .map(|&score| f64::from(score - max).exp())
-        .sum();
-    (f64::from(scores[id]) - f64::from(max) - total.ln()) as f32
 }
 
 impl Event {
