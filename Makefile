@@ -9,7 +9,7 @@ FLAN := .cache/models/flan-t5-small
 CAPTIONS := testdata/prompts/PartiPrompts.tsv
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel cubins gpu-check gpu-bundle demo test test-rust test-python test-cubins fetch bench-peers bench-precision lint format docs clean
+.PHONY: help build wheel cubins gpu-check gpu-bundle demo test test-rust test-python test-cubins soak fetch bench-peers bench-precision lint format docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ test: test-rust test-cubins test-python ## Run every test: Rust, CUDA kernels, P
 # The development profile is optimised too, and checks overflow.
 test-rust: fetch ## Run the Rust tests
 	$(CARGO) test --workspace --all-features --locked
+
+soak: $(FLAN)/model.safetensors ## Generate random requests on a real model for MINUTES=30
+	QUINTIC_SOAK_MINUTES=$(or $(MINUTES),30) QUINTIC_SOAK_MODEL=$(CURDIR)/$(FLAN) \
+		$(CARGO) test --release -p quintic --test soak --locked -- --nocapture
 
 test-python: fetch wheel ## Compare the engine with transformers, live, and test the Python package
 	$(CARGO) build -p quintic-cli --all-features --locked

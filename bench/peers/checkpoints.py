@@ -21,9 +21,9 @@ from workloads import D_KV, SHAPES, VOCAB, Shape
 
 
 def config(shape: Shape, dtype: str) -> dict[str, Any]:
-    """config.json of a v1.1 encoder."""
+    """config.json of a v1.1 encoder, or of a whole model."""
     return {
-        "architectures": ["T5EncoderModel"],
+        "architectures": ["T5ForConditionalGeneration" if shape.has_decoder else "T5EncoderModel"],
         "model_type": "t5",
         "vocab_size": VOCAB,
         "d_model": shape.d_model,
@@ -66,14 +66,30 @@ def matrices(shape: Shape) -> Iterator[tuple[str, tuple[int, int], float]]:
         yield f"{feed_forward}.wi_0.weight", (ff, d), d**-0.5
         yield f"{feed_forward}.wi_1.weight", (ff, d), d**-0.5
         yield f"{feed_forward}.wo.weight", (d, ff), ff**-0.5
+    if not shape.has_decoder:
+        return
+    yield "lm_head.weight", (VOCAB, d), d**-0.5
+    yield "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight", (32, shape.n_heads), 1.0
+    for layer in range(shape.n_layers):
+        block = f"decoder.block.{layer}"
+        for attention in (f"{block}.layer.0.SelfAttention", f"{block}.layer.1.EncDecAttention"):
+            yield f"{attention}.q.weight", (inner, d), (d * D_KV) ** -0.5
+            yield f"{attention}.k.weight", (inner, d), d**-0.5
+            yield f"{attention}.v.weight", (inner, d), d**-0.5
+            yield f"{attention}.o.weight", (d, inner), inner**-0.5
+        yield f"{block}.layer.2.DenseReluDense.wi_0.weight", (ff, d), d**-0.5
+        yield f"{block}.layer.2.DenseReluDense.wi_1.weight", (ff, d), d**-0.5
+        yield f"{block}.layer.2.DenseReluDense.wo.weight", (d, ff), ff**-0.5
 
 
 def norms(shape: Shape) -> Iterator[str]:
     """Names of the gains."""
-    for layer in range(shape.n_layers):
-        yield f"encoder.block.{layer}.layer.0.layer_norm.weight"
-        yield f"encoder.block.{layer}.layer.1.layer_norm.weight"
-    yield "encoder.final_layer_norm.weight"
+    stacks = [("encoder", 2), ("decoder", 3)] if shape.has_decoder else [("encoder", 2)]
+    for stack, n_norms in stacks:
+        for layer in range(shape.n_layers):
+            for norm in range(n_norms):
+                yield f"{stack}.block.{layer}.layer.{norm}.layer_norm.weight"
+        yield f"{stack}.final_layer_norm.weight"
 
 
 def write_f32(shape: Shape, folder: Path, _: Path) -> None:
@@ -157,7 +173,36 @@ def write_onnx_int8(shape: Shape, folder: Path, f32: Path) -> None:
     )
 
 
+def _vocabulary() -> list[str]:
+    """Ids go in as numbers or as these words, but a vocabulary has to be there."""
+    return ["<pad>", "</s>", "<unk>", *(f"token{index}" for index in range(3, VOCAB))]
+
+
 def write_ctranslate2(shape: Shape, folder: Path, f32: Path) -> None:
+    """A whole model, or the encoder alone."""
+    (_write_ctranslate2_whole if shape.has_decoder else _write_ctranslate2_encoder)(shape, folder, f32)
+
+
+def _write_ctranslate2_whole(shape: Shape, folder: Path, f32: Path) -> None:
+    from ctranslate2.converters.transformers import _MODEL_LOADERS
+    from transformers import T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration.from_pretrained(f32, dtype=torch.float32).eval()
+    # transformers 5 says True of every T5, and the loader would scale the decoder's output.
+    model.config.tie_word_embeddings = False
+    with torch.no_grad():
+        spec = _MODEL_LOADERS["T5Config"].get_model_spec(model)
+    spec.register_source_vocabulary(_vocabulary())
+    spec.register_target_vocabulary(_vocabulary())
+    spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = "<pad>", "</s>", "<unk>"
+    spec.config.decoder_start_token, spec.config.add_source_eos = "<pad>", False
+    spec.config.layer_norm_epsilon = 1e-6
+    spec.validate()
+    spec.optimize(quantization=None)
+    spec.save(str(folder))
+
+
+def _write_ctranslate2_encoder(shape: Shape, folder: Path, f32: Path) -> None:
     """CTranslate2 converts whole T5s only; its loader's encoder half is put into an encoder model here."""
     from ctranslate2.converters.transformers import _MODEL_LOADERS
     from ctranslate2.specs.common_spec import Activation
@@ -175,8 +220,7 @@ def write_ctranslate2(shape: Shape, folder: Path, f32: Path) -> None:
     with torch.no_grad():
         _MODEL_LOADERS["T5Config"].set_stack(stack, transformers_encoder(f32, "eager").encoder)
     spec = TransformerEncoderModelSpec(stack)
-    # Ids go in as numbers, but a vocabulary has to be there.
-    spec.register_vocabulary(["<pad>", "</s>", "<unk>", *(f"token{index}" for index in range(3, VOCAB))])
+    spec.register_vocabulary(_vocabulary())
     spec.config.bos_token, spec.config.eos_token, spec.config.unk_token = "<pad>", "</s>", "<unk>"
     spec.config.layer_norm_epsilon = 1e-6
     spec.validate()

@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from workloads import Workload
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
+# As many beams as anybody asks for.
+MANY = 1000
 CANDLE = REPOSITORY / "target" / "bench-candle" / "release" / "candle-t5"
 
 
@@ -36,7 +40,8 @@ class Engine:
     # Runs under other limits than the peers, so that a ratio would mean nothing.
     is_alone: bool = False
     only_ragged: bool = False
-    never_ragged: bool = False
+    # Whether it generates, and with how many beams at most.
+    most_beams: int = 0
 
     @property
     def label(self) -> str:
@@ -53,14 +58,18 @@ class Engine:
         """Whose float64 it is compared with: the f32 weights, unless it has f32 products of bf16 weights."""
         return "bf16" if self.files == "bf16" and self.dtype == "f32" else "f32"
 
-    def output_suffix(self) -> str:
+    def output_suffix(self, workload: Workload) -> str:
         """Of the file that it saves."""
+        if workload.new_tokens:
+            return ".json"
         return ".f32" if self.program == "candle" else ".npy"
 
-    def command(self, models: Path, ids: Path, output: Path, quintic: Path) -> list[str]:
+    def command(self, workload: Workload, models: Path, ids: Path, output: Path, quintic: Path) -> list[str]:
         """How it is started; ``models`` is the folder of one shape."""
         folder = models / self.files
         common = ["--ids-json", str(ids), "--save-output", str(output), *self.arguments]
+        if workload.new_tokens:
+            common += ["--new-tokens", str(workload.new_tokens), "--num-beams", str(workload.beams)]
         if self.program == "quintic":
             extra = os.environ.get("QUINTIC_BENCH_ARGS", "").split()
             return [str(quintic), "bench", "--serve", "--shape", str(folder), "--dtype", self.dtype, *common, *extra]
@@ -90,18 +99,18 @@ def _ours() -> list[Engine]:
     ]
     # As a program written for transformers calls it: padded tensors of PyTorch in and out.
     python = [
-        Engine(name, dtype, "quintic-python", arguments=arguments, **more)
+        Engine(name, dtype, "quintic-python", arguments=arguments, most_beams=0 if arguments else MANY, **more)
         for dtype, more in (("f32", {"held": 2.1, "peak": 2.2}), ("bf16", bf16))
         for name, arguments in (("quintic-python", ()), ("quintic-python-zero", ("--padding-zero",)))
     ]
     return [
         *python,
-        Engine("quintic", "f32", "quintic", held=2.1, peak=2.2),
-        Engine("quintic", "bf16", "quintic", **bf16),
+        Engine("quintic", "f32", "quintic", held=2.1, peak=2.2, most_beams=MANY),
+        Engine("quintic", "bf16", "quintic", most_beams=MANY, **bf16),
         Engine("quintic-high", "f32", "quintic", **high),
         Engine("quintic-high-bf16-weights", "f32", "quintic", **bf16, **high),
-        Engine("quintic-1-thread", "f32", "quintic", arguments=one_thread, is_alone=True),
-        Engine("quintic-1-thread", "bf16", "quintic", arguments=one_thread, is_alone=True, **bf16),
+        Engine("quintic-1-thread", "f32", "quintic", arguments=one_thread, is_alone=True, most_beams=MANY),
+        Engine("quintic-1-thread", "bf16", "quintic", arguments=one_thread, is_alone=True, most_beams=MANY, **bf16),
         *forced,
     ]
 
@@ -111,20 +120,23 @@ def _peers() -> list[Engine]:
     for dtype in ("f32", "bf16"):
         f32 = dtype == "f32"
         found += [
-            Engine("transformers", dtype, "transformers", dtype, held=1.2 if f32 else 1.4, peak=1.3 if f32 else 1.5),
+            Engine(
+                *("transformers", dtype, "transformers", dtype),
+                **{"held": 1.2 if f32 else 1.4, "peak": 1.3 if f32 else 1.5, "most_beams": MANY},
+            ),
             Engine(
                 "transformers-compiled", dtype, "transformers", dtype, arguments=("--compile",), held=2.3, peak=2.4
             ),
-            Engine("nai", dtype, "nai", dtype, held=1.3, peak=2.9),
+            Engine("nai", dtype, "nai", dtype, held=1.3, peak=2.9, most_beams=1),
             Engine("nai-compiled", dtype, "nai", dtype, arguments=("--compile",), held=1.4, peak=2.9),
             Engine("openvino", dtype, "openvino", form="openvino", held=2.1, peak=2.2),
-            Engine("candle", dtype, "candle", dtype, held=2.1, peak=2.3),
+            Engine("candle", dtype, "candle", dtype, held=2.1, peak=2.3, most_beams=1),
         ]
     found += [
         Engine("onnxruntime", "f32", "onnxruntime", form="onnx", held=1.2, peak=1.4),
         Engine("onnxruntime", "int8", "onnxruntime", form="onnx-int8", held=0.5, peak=0.6),
-        Engine("ctranslate2", "f32", "ctranslate2", form="ctranslate2", held=1.2, peak=2.2),
-        Engine("ctranslate2", "int8", "ctranslate2", form="ctranslate2", held=0.6, peak=1.3),
+        Engine("ctranslate2", "f32", "ctranslate2", form="ctranslate2", held=1.2, peak=2.2, most_beams=MANY),
+        Engine("ctranslate2", "int8", "ctranslate2", form="ctranslate2", held=0.6, peak=1.3, most_beams=MANY),
     ]
     loops = [
         Engine(
@@ -208,8 +220,12 @@ def environment(engine: Engine, threads: int, isa: str | None) -> dict[str, str]
     }
 
 
-def takes_part(engine: Engine, isa: str | None, has_amx: bool) -> str | None:
+def takes_part(engine: Engine, workload: Workload, isa: str | None, has_amx: bool) -> str | None:
     """None, or why the engine is left out."""
+    if workload.new_tokens and not engine.most_beams:
+        return "does not generate here"
+    if workload.beams > 1 and workload.beams > engine.most_beams:
+        return "has no beam search here"
     if engine.environment.get("QUINTIC_ISA") == "amx" and not has_amx:
         return "the processor has no AMX"
     if isa and engine.program in UNLIMITED_PROGRAMS:

@@ -66,7 +66,7 @@ def _line(row: Row, workload: Workload, takes: float | None) -> str:
         return f"| {name} | {row['dtype']} | failed: {_cell(row['error'])} |" + " |" * 8
     times = row["times_ms"]
     middle = median(times)
-    rms = row.get("relative_rms")
+    rms = row.get("relative_rms", row.get("regret"))
     distance = _cell(row["off"]) if row.get("off") else "" if rms is None else f"{rms:.1e}"
     cells = [
         f"**{name}**" if row["is_ours"] else name,

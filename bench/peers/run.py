@@ -18,7 +18,7 @@ from typing import Any
 
 import setup_env
 from engines import HERE, LIMITS, REPOSITORY, Engine, environment, select, takes_part
-from workloads import DEFAULT_WORKLOADS, WORKLOADS, Workload
+from workloads import DEFAULT_WORKLOADS, VOCAB, WORKLOADS, Workload
 
 READY_TIMEOUT_S = 1800
 RUN_TIMEOUT_S = 600
@@ -94,14 +94,13 @@ class Session:
         """Writes the files that it loads and its truth; says what failed."""
         forms = list(dict.fromkeys([engine.files, engine.truth, *([engine.form] if engine.form else [])]))
         reason = setup_env.make_forms(self.workload.shape_name, forms)
-        if reason is None:
+        if reason is None and not self.workload.new_tokens:
             self.truth(engine)
         return reason
 
     def start(self, engine: Engine, number: int) -> Turn:
         """Loads it, and compares its output before anything is timed."""
         from protocol import EngineError, EngineProcess
-        from verify import BOUNDS, distance_of_file
 
         row: dict[str, Any] = {
             "workload": self.workload.name,
@@ -114,12 +113,12 @@ class Session:
             "times_ms": [],
         }
         name = engine.label.replace(":", "-")
-        output = self.scratch / f"{name}{engine.output_suffix()}"
+        output = self.scratch / f"{name}{engine.output_suffix(self.workload)}"
         output.unlink(missing_ok=True)
         process = None
         try:
             process = EngineProcess(
-                engine.command(self.models, self.ids, output, self.options.quintic),
+                engine.command(self.workload, self.models, self.ids, output, self.options.quintic),
                 environment(engine, self.options.threads, self.options.isa),
                 self.scratch / f"{name}.log",
             )
@@ -131,13 +130,26 @@ class Session:
             row["error"] = str(error)
             return Turn(engine, process, row)
         try:
-            found = distance_of_file(output, self.truth(engine), self.workload.lengths)
-            row["relative_rms"], row["largest"] = found.relative_rms, found.largest
-            row["is_off"] = not found.relative_rms <= BOUNDS[engine.accuracy or engine.dtype]
+            row.update(self.verdict(engine, output))
         except (ValueError, OSError, EOFError) as error:
             row["off"], row["is_off"] = str(error), True
         output.unlink(missing_ok=True)
         return Turn(engine, process, row)
+
+    def verdict(self, engine: Engine, output: Path) -> dict[str, Any]:
+        """How far its output is from float64, and whether that is too far."""
+        from verify import BOUNDS, REGRETS, check_tokens, distance_of_file
+
+        if not self.workload.new_tokens:
+            found = distance_of_file(output, self.truth(engine), self.workload.lengths)
+            is_off = not found.relative_rms <= BOUNDS[engine.accuracy or engine.dtype]
+            return {"relative_rms": found.relative_rms, "largest": found.largest, "is_off": is_off}
+        if not output.is_file():
+            raise ValueError("no output was written")
+        rows = json.loads(output.read_text())
+        check_tokens(rows, len(self.workload.lengths), self.workload.new_tokens, VOCAB)
+        regret = setup_env.judge(self.models / engine.truth, self.ids, output, self.workload.beams)
+        return {"regret": regret, "is_off": not regret <= REGRETS[engine.dtype]}
 
     def measure(self, group: list[Engine], number: int) -> list[dict[str, Any]]:
         """Round by round, every engine once, in turn."""
@@ -195,8 +207,8 @@ def heading(options: argparse.Namespace, left_out: list[str], busy: float) -> li
         "",
         f"{setup_env.machine()}; {options.threads} threads. {setup_env.versions()}.",
         "Random weights of real shapes, every engine in its own process, rounds interleaved, medians. \"ours takes\" is the time of",
-        "quintic in the same type divided by the peer's, so below 1 quintic is faster. \"rel. RMS\" is the distance from float64; an",
-        "output that is **off** is not compared. [How to read it](../peers/README.md).",
+        "quintic in the same type divided by the peer's, so below 1 quintic is faster. \"rel. RMS\" is the distance from float64 (for",
+        "generated tokens: their regret, judged in float64); an output that is **off** is not compared. [How to read it](../peers/README.md).",
     ]
     if busy > 0.3:
         lines += ["", f"**Something else ran when this began: the load was {busy:.1f}. Do not trust the times.**"]
@@ -208,7 +220,7 @@ def heading(options: argparse.Namespace, left_out: list[str], busy: float) -> li
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Measure quintic beside its peers.")
-    parser.add_argument("--workloads", default="", help=f"of {', '.join(WORKLOADS)}; all but W0 if empty")
+    parser.add_argument("--workloads", default="", help=f"of {', '.join(WORKLOADS)}; if empty {', '.join(DEFAULT_WORKLOADS)}")
     parser.add_argument("--peers", default="", help="names such as nai or openvino:f32, with wildcards; all if empty")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
@@ -252,9 +264,11 @@ def main() -> None:
     for name in options.names:
         chosen[name] = []
         for engine in select(options.peers, WORKLOADS[name].is_ragged):
-            reason = takes_part(engine, options.isa, setup_env.has_amx())
+            reason = takes_part(engine, WORKLOADS[name], options.isa, setup_env.has_amx())
             if reason:
-                left_out.append(f"{engine.name} ({reason})")
+                # Ours that encode are variants of one that generates; nobody misses them.
+                if not (engine.is_ours and WORKLOADS[name].new_tokens):
+                    left_out.append(f"{engine.name} ({reason})")
             else:
                 chosen[name].append(engine)
     if not options.no_build:

@@ -84,6 +84,16 @@ def make_truth(model: Path, ids: list[list[int]], place: Path) -> Path:
     return place
 
 
+def judge(model: Path, ids: Path, tokens: Path, beams: int) -> float:
+    """The regret of generated tokens; :class:`ValueError` if nothing can be said."""
+    command = [sys.executable, str(HERE / "judge.py"), str(model), str(ids), str(tokens), str(beams)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        raise ValueError(f"cannot be judged: {lines[-1][:200]}")
+    return float(json.loads(done.stdout)["regret"])
+
+
 def has_amx() -> bool:
     """Whether the processor has bf16 tiles."""
     return " amx_bf16" in _cpu_line("flags")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ import report
 import run
 import verify
 from protocol import EngineError, EngineProcess
-from workloads import CAPTIONS, SHAPES, WORKLOADS, Shape
+from workloads import CAPTIONS, SHAPES, WORKLOADS, Shape, Workload
 
 
 def test_flops_of_one_tiny_layer() -> None:
@@ -54,9 +55,21 @@ def test_flops_of_workloads(name: str, flops: int) -> None:
     assert WORKLOADS[name].flops == flops
 
 
+def test_flops_of_two_tokens_behind_three() -> None:
+    """d_model 2, d_ff 3, one layer, one head of 64; every number by hand."""
+    shape = Shape(d_model=2, d_ff=3, n_layers=1, n_heads=1, has_decoder=True)
+    # Cross keys and values: 2 matrices of 2 x 64 on 3 tokens. A step: 4 and 2 such matrices, 3 of
+    # 2 x 3, a head of 2 x 32,128. Looked at: 1 and 2 tokens back, 3 across each time.
+    steps = 2 * 2 * (4 * 128 + 2 * 128 + 18 + 2 * 32_128)
+    assert shape.decoder_flops([3], 2) == 2 * 3 * 256 + steps + 4 * 64 * (1 + 2 + 6)
+    assert shape.decoder_flops([3, 3], 2) == 2 * shape.decoder_flops([3], 2)
+
+
 def test_parameters_are_those_of_the_published_models() -> None:
     """v1.1 XL's encoder: 24 layers, an embedding of 32,128 x 2,048, 49 norms, 32 x 32 biases."""
     assert SHAPES["xl"].parameters() == 24 * 48_234_496 + 65_798_144 + 49 * 2_048 + 1_024
+    # v1.1 base with its decoder and a head of its own has 247,577,856.
+    assert SHAPES["base-decoder"].parameters() == 247_577_856
 
 
 def test_captions() -> None:
@@ -160,7 +173,7 @@ def test_padding_is_cut_off() -> None:
 class Fake(engines.Engine):
     """The fake engine in a peer's place; its program is the mode."""
 
-    def command(self, models: Path, ids: Path, output: Path, quintic: Path) -> list[str]:
+    def command(self, workload: Workload, models: Path, ids: Path, output: Path, quintic: Path) -> list[str]:
         return [sys.executable, str(HERE / "fake_engine.py"), self.program, str(output), str(models / "truth.npy")]
 
 
@@ -262,6 +275,41 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     limited = engines.environment(nai, 2, "avx2")
     assert (limited["ONEDNN_MAX_CPU_ISA"], limited["ATEN_CPU_CAPABILITY"]) == ("AVX2", "avx2")
     assert engines.environment(by_label["quintic-avx512:f32"], 2, None)["QUINTIC_ISA"] == "avx512"
-    assert engines.takes_part(candle, "avx2", has_amx=True) == "cannot be limited to an instruction set"
-    assert engines.takes_part(candle, None, has_amx=False) is None
-    assert engines.takes_part(by_label["quintic-amx:bf16"], None, has_amx=False) == "the processor has no AMX"
+    encoding = WORKLOADS["W1"]
+    assert engines.takes_part(candle, encoding, "avx2", has_amx=True) == "cannot be limited to an instruction set"
+    assert engines.takes_part(candle, encoding, None, has_amx=False) is None
+    amx = by_label["quintic-amx:bf16"]
+    assert engines.takes_part(amx, encoding, None, has_amx=False) == "the processor has no AMX"
+    assert engines.takes_part(candle, WORKLOADS["G1"], None, has_amx=False) is None
+    assert engines.takes_part(candle, WORKLOADS["G3"], None, has_amx=False) == "has no beam search here"
+    assert engines.takes_part(by_label["openvino:f32"], WORKLOADS["G1"], None, False) == "does not generate here"
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        ([[1, 2]], "found 1 rows, expected 2"),
+        ([[1, 2], [3]], "a row of 1 tokens, expected 2"),
+        ([[1, 2], [3, 9]], "outside the vocabulary of 9"),
+        ("text", "found text rows"),
+    ],
+)
+def test_tokens_that_cannot_be_judged(rows: Any, cause: str) -> None:
+    with pytest.raises(ValueError, match=cause):
+        verify.check_tokens(rows, 2, 2, 9)
+
+
+@pytest.mark.parametrize(("regret", "is_off"), [(1e-9, False), (-0.5, False), (0.2, True), (float("nan"), True)])
+def test_generated_tokens_are_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, regret: float, is_off: bool
+) -> None:
+    made = session(tmp_path, monkeypatch)
+    made.workload = WORKLOADS["G0"]
+    output = tmp_path / "tokens.json"
+    output.write_text(json.dumps([[5] * 8, [6] * 8]))
+    monkeypatch.setattr(run.setup_env, "judge", lambda *_: regret)
+    engine = engines.Engine("fake", "bf16", "fake")
+    assert made.verdict(engine, output)["is_off"] == is_off
+    output.write_text(json.dumps([[5] * 8]))
+    with pytest.raises(ValueError, match="expected 2"):
+        made.verdict(engine, output)

@@ -14,6 +14,10 @@ QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999)
 # wrong mask gives about 1, while one rounding of every input and weight to bf16 gives about 0.01.
 BOUNDS = {"f32": 5e-5, "f32-high": 5e-4, "f16": 2e-2, "bf16": 0.1, "int8": 0.25}
 
+# The same for generated tokens, in natural logarithms a token (see ``judge.py``). A token at
+# random is some 4 worse than the best; rounding moves scores by a few hundredths in bf16.
+REGRETS = {"f32": 1e-3, "bf16": 0.1, "int8": 0.25}
+
 
 @dataclass(frozen=True)
 class Distance:
@@ -58,3 +62,14 @@ def distance_of_file(path: Path, truth: np.ndarray, lengths: list[int]) -> Dista
     if not path.is_file():
         raise ValueError("no output was written")
     return distance(real_tokens(read_output(path), lengths, truth.shape[1]), truth)
+
+
+def check_tokens(rows: object, n_rows: int, new_tokens: int, vocab: int) -> None:
+    """:class:`ValueError` unless these are ``n_rows`` rows of ``new_tokens`` tokens."""
+    if not isinstance(rows, list) or len(rows) != n_rows:
+        raise ValueError(f"found {len(rows) if isinstance(rows, list) else rows} rows, expected {n_rows}")
+    for row in rows:
+        if not isinstance(row, list) or len(row) != new_tokens:
+            raise ValueError(f"a row of {len(row) if isinstance(row, list) else row} tokens, expected {new_tokens}")
+        if not all(isinstance(token, int) and 0 <= token < vocab for token in row):
+            raise ValueError(f"a token outside the vocabulary of {vocab}")

@@ -3,6 +3,7 @@
     python worker.py PEER --model FOLDER --dtype f32 --ids-json FILE [--form FOLDER] [--loop] [--compile] [--save-output FILE.npy]
 
 A ragged batch is padded to its longest row, or with ``--loop`` encoded row by row without padding.
+With ``--new-tokens`` a peer generates (see ``generators.py``) and saves its tokens as JSON.
 """
 
 from __future__ import annotations
@@ -236,7 +237,7 @@ def real_rows(peer: Peer, calls: list[Feed]) -> Iterator[np.ndarray]:
 def main() -> None:
     """Loads, warms up, and then does as it is told."""
     parser = argparse.ArgumentParser(description="Run one peer of the benchmark.")
-    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("peer")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--form", type=Path)
     parser.add_argument("--dtype", required=True)
@@ -245,9 +246,16 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--padding-zero", action="store_true")
     parser.add_argument("--save-output", type=Path)
+    parser.add_argument("--new-tokens", type=int, default=0)
+    parser.add_argument("--num-beams", type=int, default=1)
     options = parser.parse_args()
+    rows = json.loads(options.ids_json.read_text())
+    serve(*(generator(options, rows) if options.new_tokens else encoder(options, rows)))
 
-    calls = feeds(json.loads(options.ids_json.read_text()), options.loop)
+
+def encoder(options: argparse.Namespace, rows: list[list[int]]) -> tuple[float, Callable[[], Any], Callable[[], None]]:
+    """Seconds of loading, what is timed, and what saves its result."""
+    calls = feeds(rows, options.loop)
     start = time.perf_counter()
     peer = PEERS[options.peer](options, calls)
     load = time.perf_counter() - start
@@ -256,11 +264,32 @@ def main() -> None:
         for index in range(len(calls)):
             peer.encode(index)
 
-    first = timed(run)
-    if options.save_output:
+    def save() -> None:
         np.save(options.save_output, np.concatenate(list(real_rows(peer, calls))))
-    else:
-        run()
+
+    return load, run, save if options.save_output else run
+
+
+def generator(
+    options: argparse.Namespace, rows: list[list[int]]
+) -> tuple[float, Callable[[], Any], Callable[[], None]]:
+    """The same for a peer that generates."""
+    from generators import GENERATORS
+
+    start = time.perf_counter()
+    peer = GENERATORS[options.peer](options, rows, THREADS)
+    load = time.perf_counter() - start
+
+    def save() -> None:
+        options.save_output.write_text(json.dumps(peer.tokens(peer.run())))
+
+    return load, peer.run, save if options.save_output else peer.run
+
+
+def serve(load: float, run: Callable[[], Any], save: Callable[[], None]) -> None:
+    """Warms up, saves, and runs when told to."""
+    first = timed(run)
+    save()
     say(ready=True, load=load, first=first)
     for line in sys.stdin:
         word = line.strip()

@@ -1,4 +1,4 @@
-"""What is encoded: model shapes, token ids and the arithmetic that they cost."""
+"""What is encoded or generated: model shapes, token ids and the arithmetic that they cost."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ D_KV = 64
 
 @dataclass(frozen=True)
 class Shape:
-    """A T5 v1.1 encoder: gated tanh-GELU, heads of 64, 32 position buckets."""
+    """A T5 v1.1 encoder: gated tanh-GELU, heads of 64, 32 position buckets.
+
+    With a decoder it is the whole model, whose head is not the embedding table.
+    """
 
     d_model: int
     d_ff: int
     n_layers: int
     n_heads: int
+    has_decoder: bool = False
 
     @property
     def inner(self) -> int:
@@ -28,9 +32,18 @@ class Shape:
         return 4 * self.d_model * self.inner + 3 * self.d_model * self.d_ff
 
     def parameters(self) -> int:
-        """All weights of the encoder, the embedding included."""
+        """All weights, the embedding included."""
         norms = (2 * self.n_layers + 1) * self.d_model
-        return VOCAB * self.d_model + self.n_layers * self.layer_parameters() + norms + 32 * self.n_heads
+        encoder = VOCAB * self.d_model + self.n_layers * self.layer_parameters() + norms + 32 * self.n_heads
+        if not self.has_decoder:
+            return encoder
+        norms = (3 * self.n_layers + 1) * self.d_model
+        layers = self.n_layers * (self.layer_parameters() + self.cross_parameters())
+        return encoder + layers + norms + 32 * self.n_heads + VOCAB * self.d_model
+
+    def cross_parameters(self) -> int:
+        """Weights of one layer's cross-attention."""
+        return 4 * self.d_model * self.inner
 
     def flops(self, lengths: list[int]) -> int:
         """Useful work on rows of these lengths, a multiply-add as two; nothing for padding.
@@ -42,12 +55,22 @@ class Shape:
         attention = 4 * self.n_layers * self.inner * sum(n * n for n in lengths)
         return products + attention
 
+    def decoder_flops(self, lengths: list[int], new: int) -> int:
+        """Useful work of ``new`` tokens behind each row: one sequence a row, however many are tried."""
+        cross_kv = 2 * self.n_layers * self.cross_parameters() // 2 * sum(lengths)
+        layers = self.n_layers * (self.layer_parameters() + self.cross_parameters() // 2)
+        steps = 2 * (layers + VOCAB * self.d_model) * new * len(lengths)
+        looked_at = sum(new * (new + 1) // 2 + new * length for length in lengths)
+        return cross_kv + steps + 4 * self.n_layers * self.inner * looked_at
+
 
 SHAPES = {
     "tiny": Shape(128, 256, 2, 2),
     "base": Shape(768, 2048, 12, 12),
     "large": Shape(1024, 2816, 24, 16),
     "xl": Shape(2048, 5120, 24, 32),
+    "tiny-decoder": Shape(128, 256, 2, 2, has_decoder=True),
+    "base-decoder": Shape(768, 2048, 12, 12, has_decoder=True),
 }
 
 # 32 draws of a log-normal law around 24 tokens, as captions are long. Written down, so that no
@@ -60,11 +83,17 @@ CAPTIONS = [
 
 @dataclass(frozen=True)
 class Workload:
-    """Rows of given lengths through a model of a given shape."""
+    """Rows of given lengths through a model of a given shape.
+
+    With ``new_tokens`` so many are written behind each row, greedily or with beams, and the end
+    token plays no part.
+    """
 
     name: str
     shape_name: str
     lengths: list[int]
+    new_tokens: int = 0
+    beams: int = 1
 
     @property
     def shape(self) -> Shape:
@@ -78,13 +107,14 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """Real tokens."""
-        return sum(self.lengths)
+        """What a rate counts: tokens written, or else real tokens read."""
+        return self.new_tokens * len(self.lengths) or sum(self.lengths)
 
     @property
     def flops(self) -> int:
         """Useful work of one run."""
-        return self.shape.flops(self.lengths)
+        decoder = self.shape.decoder_flops(self.lengths, self.new_tokens) if self.new_tokens else 0
+        return self.shape.flops(self.lengths) + decoder
 
     def ids(self) -> list[list[int]]:
         """Random ordinary tokens, the same on every machine."""
@@ -93,6 +123,10 @@ class Workload:
     def title(self) -> str:
         """One line for the report."""
         longest = max(self.lengths)
+        if self.new_tokens:
+            how = f"{self.beams} beams" if self.beams > 1 else "greedy"
+            rows = f"{len(self.lengths)} x {longest} tokens read, {self.new_tokens} written, {how}"
+            return f"{self.name}: {self.shape_name}, {rows}; {self.flops / 1e9:,.0f} GFLOP of useful work"
         rows = f"{len(self.lengths)} captions, {self.tokens:,} tokens, longest {longest}" if self.is_ragged else f"1 x {longest}"
         return f"{self.name}: {self.shape_name}, {rows}; {self.flops / 1e9:,.0f} GFLOP of useful work"
 
@@ -113,6 +147,10 @@ WORKLOADS = {
         Workload("W4", "xl", [32]),
         Workload("W5", "large", CAPTIONS),
         Workload("W6", "xl", CAPTIONS),
+        Workload("G0", "tiny-decoder", [12, 12], 8, 2),
+        Workload("G1", "base-decoder", [64], 64),
+        Workload("G2", "base-decoder", [64] * 8, 64),
+        Workload("G3", "base-decoder", [64], 64, 4),
     )
 }
-DEFAULT_WORKLOADS = ("W1", "W2", "W3", "W4", "W5")
+DEFAULT_WORKLOADS = ("W1", "W2", "W3", "W4", "W5", "G1", "G2", "G3")

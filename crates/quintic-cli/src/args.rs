@@ -542,6 +542,12 @@ pub(crate) struct BenchArgs {
     /// JSON file of ids: a list of rows, each a list of numbers.
     #[arg(long, value_name = "FILE")]
     pub(crate) ids_json: Option<PathBuf>,
+    /// Load the decoder too and write so many tokens after every row, without an end.
+    #[arg(long, value_name = "N", conflicts_with_all = ["machine", "on_device", "also"])]
+    pub(crate) new_tokens: Option<NonZeroUsize>,
+    /// Beams that `--new-tokens` searches with; 1 is greedy.
+    #[arg(long, value_name = "N", default_value = "1", requires = "new_tokens")]
+    pub(crate) num_beams: NonZeroUsize,
     /// Timed runs; by default as many as fit into 3 seconds, but 5 at least and 50 at most.
     #[arg(long, value_name = "N", conflicts_with = "serve")]
     pub(crate) runs: Option<NonZeroUsize>,
@@ -549,8 +555,8 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value = "2")]
     pub(crate) warmup: NonZeroUsize,
     /// Write the result of the last warm-up run: f32, [tokens, d_model], or [rows, len, d_model]
-    /// with `--input-ids`.
-    #[arg(long, value_name = "FILE.npy", conflicts_with = "machine")]
+    /// with `--input-ids`; with `--new-tokens` a JSON list of rows of tokens.
+    #[arg(long, value_name = "FILE.npy|FILE.json", conflicts_with = "machine")]
     pub(crate) save_output: Option<PathBuf>,
     /// Do not measure the machine's limits; what is a share of them is left out.
     #[arg(long)]

@@ -13,7 +13,7 @@ mod attention;
 #[cfg(test)]
 mod attention_tests;
 mod attention_weights;
-mod best;
+mod top;
 mod isa;
 mod kernels;
 pub mod machine;
@@ -37,7 +37,7 @@ mod x86;
 
 pub use activation::Activation;
 pub use attention::{Attention, KeysValues};
-pub use best::Best;
+pub use top::Top;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use kernels::{Epilogue, Kernels, KernelsError, Precision, Stream};
 pub use memory::{ALIGNMENT, Buffer};

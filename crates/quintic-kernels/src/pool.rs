@@ -213,8 +213,12 @@ impl State {
         let news = || self.epoch.load(Ordering::SeqCst) != done || self.stop.load(Ordering::SeqCst);
         let started = Instant::now();
         while !news() {
+            // Looks often: an operation of a few rows takes microseconds. The clock costs more.
             for _ in 0..64 {
                 std::hint::spin_loop();
+                if news() {
+                    break;
+                }
             }
             if started.elapsed() > SPIN {
                 let mut asleep = lock(&self.asleep);

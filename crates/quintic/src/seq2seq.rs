@@ -606,7 +606,7 @@ impl<B: Backend> DecoderRows for Rows<'_, B> {
         self.backend().read_logits(&logits)
     }
 
-    fn best(&self) -> Result<Vec<Chosen>> {
-        self.model.decoder.best(self.backend(), self.last())
+    fn top(&self, k: usize) -> Result<Vec<Vec<Chosen>>> {
+        self.model.decoder.top(self.backend(), self.last(), k)
     }
 }

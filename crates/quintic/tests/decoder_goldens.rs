@@ -173,11 +173,17 @@ fn step_by_step_is_all_at_once() {
                 steps.advance(&[&rows[0][token..=token]]).unwrap();
                 let logits = steps.logits().unwrap();
                 assert_near(&logits, at(0, token));
-                let best = steps.best().unwrap();
-                let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                assert_eq!(logits[best[0].id as usize], max);
+                let top = &steps.top(3).unwrap()[0];
+                let mut falling = logits.clone();
+                falling.sort_by(|a, b| b.total_cmp(a));
+                let max = falling[0];
                 let total: f64 = logits.iter().map(|&x| f64::from(x - max).exp()).sum();
-                assert!((f64::from(best[0].log_prob) + total.ln()).abs() < 1e-5);
+                assert_eq!(top.len(), 3);
+                for (chosen, expected) in top.iter().zip(falling) {
+                    assert_eq!(logits[chosen.id as usize], expected);
+                    let log_prob = f64::from(expected - max) - total.ln();
+                    assert!((f64::from(chosen.log_prob) - log_prob).abs() < 1e-5);
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 //! throughput (8 to 10) are needed to keep the unit busy; the rest of them saves loads.
 
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::micro::{Bf16Block, F32Block, MicroBf16, MicroF32, PANEL};
 
@@ -29,7 +30,7 @@ const AHEAD: usize = 2048;
 /// With so few rows weights are read in the order in which they stand, which memory serves up to
 /// twice as fast as reading columns 0 to 15 and 16 to 31 in turns, 1 KiB apart. More rows need both
 /// halves at once, to keep the unit busy.
-const IN_ORDER: usize = 4;
+const IN_ORDER: usize = 13;
 
 /// There is no state to set up.
 ///
@@ -64,6 +65,20 @@ macro_rules! write {
             };
             _mm512_storeu_ps(c, halves[0]);
             _mm512_storeu_ps(c.add(16), halves[1]);
+        }
+    };
+}
+
+/// One half of a chunk's columns.
+macro_rules! in_order {
+    ($sums:ident, $half:literal, $chunk:ident, $b:expr, $block:ident) => {
+        for pair in 0..16 {
+            let columns = as_bf16(_mm512_loadu_si512($b.add(pair * 32).cast()));
+            for (row, sums) in $sums.iter_mut().enumerate() {
+                let a = $chunk.add(row * $block.a_row + 2 * pair).cast::<i32>();
+                let a = as_bf16(_mm512_set1_epi32(a.read_unaligned()));
+                sums[$half] = _mm512_dpbf16_ps(sums[$half], a, columns);
+            }
         }
     };
 }
@@ -119,18 +134,12 @@ unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
         let (mut chunk, mut b) = (block.a, block.b);
         for _ in 0..block.chunks {
             if ROWS <= IN_ORDER {
-                // Each sum takes its terms in the order of `k` here as below.
-                for half in 0..2 {
-                    for pair in 0..16 {
-                        let at = b.add((half * 16 + pair) * 32);
-                        let columns = as_bf16(_mm512_loadu_si512(at.cast()));
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let a = chunk.add(row * block.a_row + 2 * pair).cast::<i32>();
-                            let pair = as_bf16(_mm512_set1_epi32(a.read_unaligned()));
-                            sums[half] = _mm512_dpbf16_ps(sums[half], pair, columns);
-                        }
-                    }
-                }
+                // Each sum takes its terms in the order of `k` here as below. Not a loop over the
+                // halves: sums at an index that varies would live in memory.
+                in_order!(sums, 0, chunk, b, block);
+                // Else the compiler mixes both halves, to load the pairs of `a` once.
+                compiler_fence(Ordering::SeqCst);
+                in_order!(sums, 1, chunk, b.add(512), block);
                 chunk = chunk.add(block.a_chunk);
                 b = b.add(1024);
                 continue;

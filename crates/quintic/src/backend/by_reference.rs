@@ -1,7 +1,7 @@
 //! A backend that several encoders share is still a backend.
 
 use super::{
-    Attention, Backend, Buckets, Choice, Chosen, DeviceOutput, Epilogue, Keys, Pool, Visible,
+    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Keys, Pool, Visible,
     Weights, Widths,
 };
 use crate::Result;
@@ -149,16 +149,18 @@ impl<B: Backend> Backend for &B {
         B::cast(self, x, out);
     }
 
-    fn best(&self, x: &B::Stream, head: &B::Matrix, scale: f32) -> Result<Vec<Chosen>> {
-        B::best(self, x, head, scale)
-    }
-
     fn logits(&self, x: &B::Stream, head: &B::Matrix, scale: f32) -> B::Logits {
         B::logits(self, x, head, scale)
     }
 
-    fn choose(&self, logits: &B::Logits, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>> {
-        B::choose(self, logits, choice)
+    fn top(
+        &self,
+        x: &B::Stream,
+        head: &B::Matrix,
+        scale: f32,
+        k: usize,
+    ) -> Result<Vec<Vec<Chosen>>> {
+        B::top(self, x, head, scale, k)
     }
 
     fn pool(&self, x: &B::Stream, row_starts: &[usize], pool: Pool) -> Result<Vec<f32>> {

@@ -1,23 +1,12 @@
 //! Picking tokens from logits in host memory.
 
-use super::{Choice, Chosen};
+use super::Chosen;
 
-/// Picks tokens for each row of `logits`, `[rows, vocab]`.
-pub(super) fn choose(logits: &[f32], vocab: usize, choice: Choice<'_>) -> Vec<Vec<Chosen>> {
+/// The `k` most likely tokens of each row of `logits`, `[rows, vocab]`.
+pub(super) fn top(logits: &[f32], vocab: usize, k: usize) -> Vec<Vec<Chosen>> {
     logits
         .chunks_exact(vocab.max(1))
-        .enumerate()
-        .map(|(row, scores)| match choice {
-            Choice::Top(k) => most_likely(scores, k),
-            Choice::Sample {
-                temperature,
-                top_k,
-                top_p,
-                uniforms,
-            } => {
-                vec![draw(scores, temperature, top_k, top_p, uniforms[row])]
-            }
-        })
+        .map(|scores| most_likely(scores, k))
         .collect()
 }
 
@@ -61,39 +50,4 @@ fn most_likely(scores: &[f32], k: usize) -> Vec<Chosen> {
             log_prob: (f64::from(scores[id as usize]) - total) as f32,
         })
         .collect()
-}
-
-/// Temperature, then `top_k`, then `top_p`, as transformers orders its filters; the draw
-/// inverts the cumulative distribution at `uniform`.
-fn draw(scores: &[f32], temperature: f32, top_k: usize, top_p: f32, uniform: f32) -> Chosen {
-    let total = log_total(scores);
-    let ids = match top_k {
-        0 => ranked(scores, scores.len()),
-        k => ranked(scores, k),
-    };
-    let best = f64::from(scores[ids[0] as usize]);
-    let mut weights: Vec<f64> = ids
-        .iter()
-        .map(|&id| ((f64::from(scores[id as usize]) - best) / f64::from(temperature)).exp())
-        .collect();
-    let sum: f64 = weights.iter().sum();
-    let mut mass = 0.0;
-    let n_kept = 1 + weights
-        .iter()
-        .take_while(|&&weight| {
-            mass += weight / sum;
-            mass < f64::from(top_p)
-        })
-        .count();
-    weights.truncate(n_kept);
-    let mut left = f64::from(uniform) * weights.iter().sum::<f64>();
-    let at = weights.iter().position(|&weight| {
-        left -= weight;
-        left < 0.0
-    });
-    let id = ids[at.unwrap_or(weights.len() - 1)];
-    Chosen {
-        id,
-        log_prob: (f64::from(scores[id as usize]) - total) as f32,
-    }
 }

@@ -128,25 +128,6 @@ pub struct Attention<'a, B: Backend + ?Sized> {
     pub head_gains: Option<&'a [f32]>,
 }
 
-/// How `choose` picks tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Choice<'a> {
-    /// The `k` most likely tokens, most likely first; the lower id first among equals.
-    Top(usize),
-    /// One draw from the filtered distribution.
-    Sample {
-        /// Divides the logits; positive.
-        temperature: f32,
-        /// Keeps the `top_k` most likely tokens; 0 keeps all.
-        top_k: usize,
-        /// Keeps the smallest set of most likely tokens whose probability reaches `top_p`.
-        top_p: f32,
-        /// One number in `[0, 1)` a row, by which the draw is made: the caller owns the
-        /// randomness.
-        uniforms: &'a [f32],
-    },
-}
-
 /// A token and its log-probability under the unfiltered distribution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chosen {
@@ -345,15 +326,16 @@ pub trait Backend: Send + Sync {
     /// `scale * x W^T` over the vocabulary.
     fn logits(&self, x: &Self::Stream, head: &Self::Matrix, scale: f32) -> Self::Logits;
 
-    /// Picks tokens for each row.
-    fn choose(&self, logits: &Self::Logits, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>>;
-
-    /// For each row the most likely token, as [`Backend::choose`] with [`Choice::Top`] picks it from
-    /// [`Backend::logits`]: a backend may do without writing the logits.
-    fn best(&self, x: &Self::Stream, head: &Self::Matrix, scale: f32) -> Result<Vec<Chosen>> {
-        let chosen = self.choose(&self.logits(x, head, scale), Choice::Top(1))?;
-        Ok(chosen.into_iter().flatten().collect())
-    }
+    /// For each row of `x` the `k` most likely tokens (all if there are fewer), most likely first and
+    /// the lower id first among equals, with their log-probabilities: what [`Backend::logits`] says,
+    /// which a backend may do without writing out. NaN is above all numbers.
+    fn top(
+        &self,
+        x: &Self::Stream,
+        head: &Self::Matrix,
+        scale: f32,
+        k: usize,
+    ) -> Result<Vec<Vec<Chosen>>>;
 
     /// One vector a row, `[rows, d_model]`; zeros for an empty row.
     fn pool(&self, x: &Self::Stream, row_starts: &[usize], pool: Pool) -> Result<Vec<f32>>;

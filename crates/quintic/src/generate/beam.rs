@@ -1,13 +1,15 @@
 //! Beam search as transformers 5.23 does it: `_beam_search` in `generation/utils.py`.
 //!
 //! Scores are added, compared and marked with -1e9 in f32 as there, so that the same sequences win.
-//! Among equal scores the lower (beam, token) comes first, which torch leaves open.
+//! Among equal scores the lower beam comes first and in it what comes first in its row: the likelier
+//! token, or the lower one where processors had their say. torch leaves that open.
 
 use super::config::EarlyStopping;
 use super::processors::{Processors, log_softmax, softmax};
 use super::random::Random;
 use super::request::{Finish, Request, Sequence};
-use super::search::{Next, Scores, Step};
+use super::search::{Next, Scores, Step, Wanted};
+use crate::backend::Chosen;
 use super::single::finish;
 
 /// What takes a score out of the competition.
@@ -45,7 +47,16 @@ struct Ended {
     is_real: bool,
 }
 
-/// A beam and the token that it may go on with.
+/// A beam and a token that it may go on with, and its score then.
+#[derive(Clone, Copy)]
+struct Picked {
+    beam: usize,
+    token: u32,
+    score: f32,
+    log_prob: f32,
+}
+
+/// The same, and whether that is its end.
 struct Candidate {
     beam: usize,
     token: u32,
@@ -84,21 +95,24 @@ impl<'a> BeamSearch<'a> {
     }
 
     pub(super) fn step(&mut self, scores: Scores<'_>) -> Step {
-        let Scores::Logits { values, vocab } = scores else {
-            unreachable!("beams ask for logits")
+        let picked = match scores {
+            Scores::Top(rows) => self.of_the_likeliest(rows),
+            Scores::Logits { values, vocab } => {
+                let rows: Vec<Vec<f32>> = values
+                    .chunks_exact(vocab)
+                    .enumerate()
+                    .map(|(row, logits)| {
+                        let mut scores = logits.to_vec();
+                        log_softmax(&mut scores);
+                        self.processors
+                            .apply(&self.running[row].tokens, &mut scores);
+                        scores
+                    })
+                    .collect();
+                self.of_all(&rows)
+            }
         };
-        let rows: Vec<Vec<f32>> = values
-            .chunks_exact(vocab)
-            .enumerate()
-            .map(|(row, logits)| {
-                let mut scores = logits.to_vec();
-                log_softmax(&mut scores);
-                self.processors
-                    .apply(&self.running[row].tokens, &mut scores);
-                scores
-            })
-            .collect();
-        let candidates = self.candidates(&rows);
+        let candidates = self.candidates(picked);
         let before = std::mem::take(&mut self.running);
         let extended = |candidate: &Candidate| Running {
             tokens: with(&before[candidate.beam].tokens, candidate.token),
@@ -140,46 +154,84 @@ impl<'a> BeamSearch<'a> {
         }
     }
 
-    /// The best continuations of all beams: enough that as many as there are beams go on even if
-    /// the best all end.
-    fn candidates(&mut self, rows: &[Vec<f32>]) -> Vec<Candidate> {
+    /// How many continuations of all beams are looked at: enough that as many as there are beams go
+    /// on even if the best all end.
+    fn n_candidates(&self) -> usize {
         let config = self.request.config;
+        (1 + config.eos_token_id.len()).max(2) * config.num_beams
+    }
+
+    /// A row's likeliest tokens are enough, unless something changes their order, or there are so few
+    /// that beams which do not count have to fill the list.
+    pub(super) fn wanted(&self, vocab: usize) -> Wanted {
+        let n = self.n_candidates();
+        match self.processors.do_nothing() && n <= vocab {
+            true => Wanted::Top(n),
+            false => Wanted::Logits,
+        }
+    }
+
+    /// The row that a beam goes on from.
+    fn row_of(&self, beam: usize) -> usize {
+        if self.is_first { 0 } else { beam }
+    }
+
+    /// From each row's likeliest tokens.
+    fn of_the_likeliest(&self, rows: &[Vec<Chosen>]) -> Vec<Picked> {
+        let n = self.n_candidates();
+        let all = (0..self.running.len()).flat_map(|beam| {
+            let score = self.running[beam].score;
+            let row = &rows[self.row_of(beam)];
+            row[..n].iter().map(move |chosen| Picked {
+                beam,
+                token: chosen.id,
+                score: chosen.log_prob + score,
+                log_prob: chosen.log_prob,
+            })
+        });
+        best_of(all, n)
+    }
+
+    /// From every token's score.
+    fn of_all(&mut self, rows: &[Vec<f32>]) -> Vec<Picked> {
         let vocab = rows[0].len();
         // Fewer than asked for where a tiny vocabulary has no more continuations.
-        let n_beams = self.running.len();
-        let n_wanted = (1 + config.eos_token_id.len()).max(2) * config.num_beams;
-        let row_of = |beam: usize| &rows[if self.is_first { 0 } else { beam }];
-        let picked = match config.do_sample {
-            false => best_of(
-                (0..n_beams).map(|beam| (self.running[beam].score, &row_of(beam)[..])),
-                n_wanted,
-            ),
-            true => {
-                let sums = (0..n_beams).flat_map(|beam| {
-                    let score = self.running[beam].score;
-                    row_of(beam).iter().map(move |log_prob| log_prob + score)
-                });
-                let sums: Vec<f32> = sums.collect();
-                let mut weights = softmax(&sums);
-                (0..n_wanted.min(sums.len()))
-                    .map(|_| {
-                        let at = self.random.draw(&weights);
-                        weights[at] = 0.0;
-                        (sums[at], at)
-                    })
-                    .collect()
-            }
-        };
+        let n = self.n_candidates().min(vocab * self.running.len());
+        let all = (0..self.running.len()).flat_map(|beam| {
+            let score = self.running[beam].score;
+            let row = rows[self.row_of(beam)].iter().enumerate();
+            row.map(move |(token, &log_prob)| Picked {
+                beam,
+                token: token as u32,
+                score: log_prob + score,
+                log_prob,
+            })
+        });
+        if !self.request.config.do_sample {
+            return best_of(all, n);
+        }
+        let all: Vec<Picked> = all.collect();
+        let sums: Vec<f32> = all.iter().map(|picked| picked.score).collect();
+        let mut weights = softmax(&sums);
+        (0..n)
+            .map(|_| {
+                let at = self.random.draw(&weights);
+                weights[at] = 0.0;
+                all[at]
+            })
+            .collect()
+    }
+
+    fn candidates(&self, picked: Vec<Picked>) -> Vec<Candidate> {
         picked
             .into_iter()
-            .map(|(score, at)| {
-                let (beam, token) = (at / vocab, (at % vocab) as u32);
-                let tokens = with(&self.running[beam].tokens, token);
+            .map(|picked| {
+                let tokens = with(&self.running[picked.beam].tokens, picked.token);
                 Candidate {
-                    beam,
-                    token,
-                    score,
-                    log_prob: row_of(beam)[token as usize],
+                    beam: picked.beam,
+                    token: picked.token,
+                    score: picked.score,
+                    log_prob: picked.log_prob,
                     finish: finish(&self.request, self.longest, &tokens),
                 }
             })
@@ -257,23 +309,17 @@ fn with<T: Copy>(values: &[T], last: T) -> Vec<T> {
     all
 }
 
-/// The `n` largest sums of a beam's score and its rows' values, largest first, with their places
-/// in all rows end to end; the first place among equals.
-fn best_of<'a>(beams: impl Iterator<Item = (f32, &'a [f32])>, n: usize) -> Vec<(f32, usize)> {
-    let mut best: Vec<(f32, usize)> = Vec::with_capacity(n + 1);
-    let mut first = 0;
-    for (score, values) in beams {
-        for (at, value) in values.iter().enumerate() {
-            let sum = value + score;
-            // Sums in `best` fall; almost every one is below its last.
-            if best.len() == n && !(sum > best[n - 1].0 || sum.is_nan()) {
-                continue;
-            }
-            let place = best.partition_point(|(other, _)| other.total_cmp(&sum).is_ge());
-            best.insert(place, (sum, first + at));
-            best.truncate(n);
+/// The `n` largest, largest first; the first of them among equals.
+fn best_of(all: impl Iterator<Item = Picked>, n: usize) -> Vec<Picked> {
+    let mut best: Vec<Picked> = Vec::with_capacity(n + 1);
+    for picked in all {
+        // Scores in `best` fall; almost every one is below its last.
+        if best.len() == n && !(picked.score > best[n - 1].score || picked.score.is_nan()) {
+            continue;
         }
-        first += values.len();
+        let place = best.partition_point(|other| other.score.total_cmp(&picked.score).is_ge());
+        best.insert(place, picked);
+        best.truncate(n);
     }
     best
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::request::{Event, Request, Sequence};
 use super::rows::DecoderRows;
-use super::search::{Next, Scores, Search, Step};
+use super::search::{Next, Scores, Search, Step, Wanted};
 use crate::model::Interrupted;
 use crate::{Error, Result};
 
@@ -94,23 +94,27 @@ pub fn generate(
             .collect();
         rows.advance(&tokens)?;
         let n_rows = tokens.len();
-        let needs_logits = active.iter().any(|active| active.search.needs_logits());
-        let (logits, best) = match needs_logits {
-            true => (rows.logits()?, Vec::new()),
-            false => (Vec::new(), rows.best()?),
-        };
+        let wanted = || active.iter().map(|active| active.search.wanted(vocab));
+        let most = wanted().filter_map(|wanted| match wanted {
+            Wanted::Top(k) => Some(k),
+            Wanted::Logits => None,
+        });
+        let top = most.max().map(|k| rows.top(k)).transpose()?;
+        let needs_logits = wanted().any(|wanted| wanted == Wanted::Logits);
+        let logits = needs_logits.then(|| rows.logits()).transpose()?;
 
         let mut keep = Vec::with_capacity(n_rows);
         let mut first = 0;
         let mut going = Vec::with_capacity(active.len());
         for mut this in active {
             let n = this.feed.len();
-            let scores = match needs_logits {
-                true => Scores::Logits {
+            let scores = match (this.search.wanted(vocab), &top, &logits) {
+                (Wanted::Top(_), Some(top), _) => Scores::Top(&top[first..first + n]),
+                (Wanted::Logits, _, Some(logits)) => Scores::Logits {
                     values: &logits[first * vocab..(first + n) * vocab],
                     vocab,
                 },
-                false => Scores::Best(&best[first..first + n]),
+                _ => unreachable!("what is wanted was asked for"),
             };
             let number = this.number;
             let mut tell = |sequence: usize, token: u32, log_prob: f32| match &mut listener {

@@ -43,11 +43,12 @@ pub trait DecoderRows {
     /// What the backend met on the way.
     fn logits(&self) -> Result<Vec<f32>>;
 
-    /// Each row's most likely next token, the lower id among equals, with its log-probability:
-    /// as [`DecoderRows::logits`] would say, without writing them out.
+    /// Each row's `k` most likely next tokens, all if there are fewer, most likely first and the
+    /// lower id first among equals, with their log-probabilities: as [`DecoderRows::logits`]
+    /// would say, without writing them out.
     ///
     /// # Errors
     ///
     /// What the backend met on the way.
-    fn best(&self) -> Result<Vec<Chosen>>;
+    fn top(&self, k: usize) -> Result<Vec<Vec<Chosen>>>;
 }

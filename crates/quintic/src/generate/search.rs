@@ -5,10 +5,19 @@ use super::request::{Request, Sequence};
 use super::single::Single;
 use crate::backend::Chosen;
 
-/// What is known of the next token of each of a request's rows.
+/// What a request has to know of the next token of each of its rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The so many most likely ones.
+    Top(usize),
+    /// Every token's score.
+    Logits,
+}
+
+/// What is known: what was wanted.
 pub(super) enum Scores<'a> {
-    /// The most likely one.
-    Best(&'a [Chosen]),
+    /// The most likely ones of each row, most likely first; as many as wanted, or more.
+    Top(&'a [Vec<Chosen>]),
     /// Every token's score, `[rows, vocab]`.
     Logits { values: &'a [f32], vocab: usize },
 }
@@ -51,11 +60,12 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Whether [`Scores::Best`] is not enough.
-    pub(super) fn needs_logits(&self) -> bool {
+    /// What every step needs, the same each time: what a request gets must not depend on what it
+    /// runs beside.
+    pub(super) fn wanted(&self, vocab: usize) -> Wanted {
         match self {
-            Search::Single(single) => single.needs_logits(),
-            Search::Beams(_) => true,
+            Search::Single(single) => single.wanted(),
+            Search::Beams(beams) => beams.wanted(vocab),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::processors::{Processors, softmax};
 use super::random::Random;
 use super::request::{Event, Finish, Request, Sequence};
-use super::search::{Next, Scores, Step};
+use super::search::{Next, Scores, Step, Wanted};
 use crate::backend::{Chosen, log_total};
 
 /// The sequences of one request, each by itself.
@@ -45,8 +45,11 @@ impl<'a> Single<'a> {
         }
     }
 
-    pub(super) fn needs_logits(&self) -> bool {
-        !self.processors.do_nothing()
+    pub(super) fn wanted(&self) -> Wanted {
+        match self.processors.do_nothing() {
+            true => Wanted::Top(1),
+            false => Wanted::Logits,
+        }
     }
 
     /// Chooses each sequence's next token. `tell` hears of it, and says whether to go on.
@@ -61,7 +64,7 @@ impl<'a> Single<'a> {
         for (slot, mut sequence) in std::mem::take(&mut self.running).into_iter().enumerate() {
             let row = if self.is_first { 0 } else { slot };
             let chosen = match &scores {
-                Scores::Best(best) => best[row],
+                Scores::Top(rows) => rows[row][0],
                 Scores::Logits { values, vocab } => {
                     self.choose(&values[row * vocab..][..*vocab], &mut sequence)
                 }

@@ -230,8 +230,10 @@ fn a_tiny_vocabulary_runs_out_of_continuations() {
         fn logits(&self) -> Result<Vec<f32>> {
             Ok([0.5, 0.25, -1.0].repeat(self.0))
         }
-        fn best(&self) -> Result<Vec<Chosen>> {
-            unreachable!("beams ask for logits")
+        fn top(&self, k: usize) -> Result<Vec<Vec<Chosen>>> {
+            let chosen = |id, log_prob| Chosen { id, log_prob };
+            let row = [chosen(0, -0.687), chosen(1, -0.937), chosen(2, -2.187)];
+            Ok(vec![row[..k].to_vec(); self.0])
         }
     }
 

@@ -243,13 +243,13 @@ impl<B: Backend> Decoder<B> {
         backend.logits(x, &self.head, self.scale)
     }
 
-    /// The most likely token for each row of hidden states.
+    /// The `k` most likely tokens for each row of hidden states, as [`Backend::top`] has them.
     ///
     /// # Errors
     ///
     /// What the backend met on the way.
-    pub fn best(&self, backend: &B, x: &B::Stream) -> Result<Vec<Chosen>> {
-        backend.best(x, &self.head, self.scale)
+    pub fn top(&self, backend: &B, x: &B::Stream, k: usize) -> Result<Vec<Vec<Chosen>>> {
+        backend.top(x, &self.head, self.scale, k)
     }
 }
 

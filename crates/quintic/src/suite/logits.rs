@@ -4,7 +4,7 @@ use super::inputs::{noise, stacked};
 use super::{List, SIZES, Subject, Worst, bounds};
 use crate::Result;
 use crate::backend::reference::{Reference, Rows};
-use crate::backend::{Backend, Choice, Chosen, Epilogue};
+use crate::backend::{Backend, Chosen, Epilogue};
 
 /// Rows, d_model, vocab.
 type Sizes = (usize, usize, usize);
@@ -25,38 +25,17 @@ pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
             logits(subject, worst, (5, 512, 72), scale)
         });
     }
-    list.add(
-        "the most likely tokens, lower ids first among equals",
-        |subject, worst| {
-            choose(
-                subject,
-                worst,
-                &[Choice::Top(1), Choice::Top(9), Choice::Top(90)],
-            )
-        },
-    );
-    for (rows, vocab) in [(1, 1), (1, 90), (3, 500), (17, 131), (40, 33)] {
+    for (rows, vocab) in [(1, 1), (1, 90), (3, 500), (4, 5000), (17, 131), (40, 33)] {
         list.add(
-            format!("the best of {vocab}, {rows} rows"),
-            move |subject, worst| best(subject, worst, (rows, 40, vocab)),
+            format!("the most likely of {vocab}, {rows} rows"),
+            move |subject, worst| {
+                for k in [1, 2, 9, 90] {
+                    top(subject, worst, (rows, 40, vocab), k)?;
+                }
+                Ok(())
+            },
         );
     }
-    list.add("draws", |subject, worst| {
-        let uniforms = [0.0, 0.31, 0.73, 0.999];
-        let sample = |temperature, top_k, top_p| Choice::Sample {
-            temperature,
-            top_k,
-            top_p,
-            uniforms: &uniforms,
-        };
-        let choices = [
-            sample(1.0, 0, 1.0),
-            sample(0.7, 20, 0.9),
-            sample(1.5, 1, 1.0),
-            sample(1.0, 0, 0.05),
-        ];
-        choose(subject, worst, &choices)
-    });
 }
 
 fn logits<B: Backend>(
@@ -86,11 +65,12 @@ fn logits<B: Backend>(
     Ok(())
 }
 
-/// Without logits between, and the lowest id among equals.
-fn best<B: Backend>(
+/// Without logits between, and the lower ids first among equals.
+fn top<B: Backend>(
     subject: &Subject<'_, B>,
     worst: &mut Worst,
     (rows, d_model, vocab): Sizes,
+    k: usize,
 ) -> Result<()> {
     let backend = subject.backend;
     let x = Rows::new(rows, d_model, whole(rows * d_model, 4));
@@ -99,11 +79,17 @@ fn best<B: Backend>(
     let exact = Reference.logits(&x, &stacked(vocab, d_model, &head), scale);
     let largest = exact.data.iter().fold(0.0f32, |max, v| max.max(v.abs()));
     let matrix = backend.prepare_matrix(stacked(vocab, d_model, &head), None)?;
-    let found = backend.best(&backend.stream(rows, d_model, &x.data), &matrix, scale)?;
-    let expected = Reference.choose(&exact, Choice::Top(1))?.concat();
-    let ids = |row: &[Chosen]| -> Vec<u32> { row.iter().map(|chosen| chosen.id).collect() };
+    let found = backend.top(&backend.stream(rows, d_model, &x.data), &matrix, scale, k)?;
+    let expected = Reference.top(&x, &stacked(vocab, d_model, &head), scale, k)?;
+    let ids = |rows: &[Vec<Chosen>]| -> Vec<Vec<u32>> {
+        let ids = |row: &Vec<Chosen>| row.iter().map(|chosen| chosen.id).collect();
+        rows.iter().map(ids).collect()
+    };
     worst.equal("ids", &ids(&found), &ids(&expected));
-    let logs = |row: &[Chosen]| -> Vec<f32> { row.iter().map(|chosen| chosen.log_prob).collect() };
+    let logs = |rows: &[Vec<Chosen>]| -> Vec<f32> {
+        let all = rows.iter().flatten();
+        all.map(|chosen| chosen.log_prob).collect()
+    };
     let bound = ((vocab + 16) as f64 + 4.0 * f64::from(largest)) * bounds::SINGLE;
     worst.compare("logarithms", &logs(&found), &logs(&expected), |_| bound);
     Ok(())
@@ -113,40 +99,4 @@ fn best<B: Backend>(
 fn whole(n: usize, seed: usize) -> Vec<f32> {
     let values = noise(crate::ComputeType::F32, n, seed);
     values.iter().map(|x| (x * 2.0).floor()).collect()
-}
-
-fn choose<B: Backend>(
-    subject: &Subject<'_, B>,
-    worst: &mut Worst,
-    choices: &[Choice<'_>],
-) -> Result<()> {
-    let backend = subject.backend;
-    let (rows, d_model, vocab) = (4, 40, 90);
-    let x = Rows::new(rows, d_model, whole(rows * d_model, 4));
-    let head = whole(vocab * d_model, 5);
-    let scale = 0.125;
-    let exact = Reference.logits(&x, &stacked(vocab, d_model, &head), scale);
-    let largest = exact.data.iter().fold(0.0f32, |max, v| max.max(v.abs()));
-    let matrix = backend.prepare_matrix(stacked(vocab, d_model, &head), None)?;
-    let logits = backend.logits(&backend.stream(rows, d_model, &x.data), &matrix, scale);
-    for &choice in choices {
-        let expected = Reference.choose(&exact, choice)?;
-        let found = backend.choose(&logits, choice)?;
-        let ids = |rows: &[Vec<Chosen>]| -> Vec<Vec<u32>> {
-            let ids = rows
-                .iter()
-                .map(|row| row.iter().map(|chosen| chosen.id).collect());
-            ids.collect()
-        };
-        worst.equal("ids", &ids(&found), &ids(&expected));
-        let logs = |rows: &[Vec<Chosen>]| -> Vec<f32> {
-            rows.iter()
-                .flatten()
-                .map(|chosen| chosen.log_prob)
-                .collect()
-        };
-        let bound = ((vocab + 16) as f64 + 4.0 * f64::from(largest)) * bounds::SINGLE;
-        worst.compare("logarithms", &logs(&found), &logs(&expected), |_| bound);
-    }
-    Ok(())
 }

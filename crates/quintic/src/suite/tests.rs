@@ -4,7 +4,7 @@
 use super::*;
 use crate::backend::reference::{self, Reference, Rows};
 use crate::backend::{
-    Attention, Buckets, Choice, Chosen, Epilogue, Keys, Pool, Visible, Weights, Widths,
+    Attention, Buckets, Chosen, Epilogue, Keys, Pool, Visible, Weights, Widths,
 };
 use crate::batch::{Mask, PackedBatch};
 use crate::config::Activation;
@@ -41,10 +41,8 @@ enum Wrong {
     MovesRowsTheOtherWay,
     KeepsARowThatIsNew,
     CastsToFewerBits,
-    TakesTheLastOfTheBest,
     ForgetsTheScale,
     BreaksTiesTheOtherWay,
-    DrawsWithoutTemperature,
     PoolsEmptyRowsFromTheNext,
     TakesTheFirstForTheLast,
     Overflows,
@@ -376,21 +374,6 @@ impl Backend for Broken {
         }
     }
 
-    fn best(&self, x: &Rows, head: &Weights, scale: f32) -> Result<Vec<Chosen>> {
-        let mut best = Reference.best(x, head, scale)?;
-        if self.is(Wrong::TakesTheLastOfTheBest) {
-            let vocab = Reference.logits(x, head, scale).columns;
-            let ranked = Reference.choose(&Reference.logits(x, head, scale), Choice::Top(vocab))?;
-            for (best, ranked) in best.iter_mut().zip(ranked) {
-                let equal = ranked
-                    .iter()
-                    .take_while(|other| other.log_prob == best.log_prob);
-                *best = *equal.last().unwrap_or(best);
-            }
-        }
-        Ok(best)
-    }
-
     fn logits(&self, x: &Rows, head: &Weights, scale: f32) -> Rows {
         let scale = if self.is(Wrong::ForgetsTheScale) {
             1.0
@@ -400,28 +383,18 @@ impl Backend for Broken {
         Reference.logits(x, head, scale)
     }
 
-    fn choose(&self, logits: &Rows, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>> {
-        let choice = match choice {
-            Choice::Sample {
-                top_k,
-                top_p,
-                uniforms,
-                ..
-            } if self.is(Wrong::DrawsWithoutTemperature) => Choice::Sample {
-                temperature: 1.0,
-                top_k,
-                top_p,
-                uniforms,
-            },
-            choice => choice,
-        };
-        let mut chosen = Reference.choose(logits, choice)?;
+    fn top(&self, x: &Rows, head: &Weights, scale: f32, k: usize) -> Result<Vec<Vec<Chosen>>> {
+        let found = Reference.top(x, head, scale, k)?;
         if self.is(Wrong::BreaksTiesTheOtherWay) {
-            for row in &mut chosen {
+            let vocab = Reference.logits(x, head, scale).columns;
+            let mut all = Reference.top(x, head, scale, vocab)?;
+            for row in &mut all {
                 row.sort_by(|a, b| b.log_prob.total_cmp(&a.log_prob).then(b.id.cmp(&a.id)));
+                row.truncate(k);
             }
+            return Ok(all);
         }
-        Ok(chosen)
+        Ok(found)
     }
 
     fn pool(&self, x: &Rows, row_starts: &[usize], how: Pool) -> Result<Vec<f32>> {
@@ -518,10 +491,8 @@ fn every_break_is_found_where_it_is() {
         ),
         (Wrong::KeepsARowThatIsNew, &["rows that move"]),
         (Wrong::CastsToFewerBits, &["product/cast"]),
-        (Wrong::TakesTheLastOfTheBest, &["logits/the best"]),
         (Wrong::ForgetsTheScale, &["logits/"]),
         (Wrong::BreaksTiesTheOtherWay, &["logits/the most likely"]),
-        (Wrong::DrawsWithoutTemperature, &["logits/draws"]),
         (
             Wrong::PoolsEmptyRowsFromTheNext,
             &["pool/mean", "pool/first"],

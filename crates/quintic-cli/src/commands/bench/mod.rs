@@ -14,7 +14,8 @@ use quintic::config::T5Config;
 use quintic::output::npy::NpyWriter;
 use quintic::synthetic;
 use quintic::{
-    BackendKind, Compute, ComputeType, DType, Error, ErrorKind, MatmulPrecision, Result,
+    BackendKind, Compute, ComputeType, DType, Decode, Error, ErrorKind, MatmulPrecision, Result,
+    Sources,
 };
 use quintic_kernels::Isa;
 use quintic_kernels::machine::{Effort, Unit};
@@ -26,7 +27,7 @@ use crate::show::{aligned, size, thousands};
 use crate::sink::print;
 use crate::{memory, model};
 
-use subject::{Loaded, Subject};
+use subject::{Half, Loaded, Model, Subject};
 use workload::Workload;
 
 /// Layers of the slice that is compared with the reference: the second one uses the first
@@ -57,9 +58,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         return Ok(1);
     }
     let started = Instant::now();
-    let loaded = bench
-        .subject
-        .load(bench.config.clone(), bench.backend, &bench.compute)?;
+    let loaded = bench.subject.load(
+        bench.config.clone(),
+        bench.half(),
+        bench.backend,
+        &bench.compute,
+    )?;
     let load_s = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let first_s = bench.warm_up(&loaded)?;
@@ -93,12 +97,16 @@ struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     fn prepare(shape: &'a str, args: &'a BenchArgs) -> Result<Self> {
+        let (ending, what) = match args.new_tokens {
+            Some(_) => ("json", "the tokens as JSON"),
+            None => ("npy", "a NumPy file"),
+        };
         if let Some(path) = &args.save_output
-            && path.extension().is_none_or(|ending| ending != "npy")
+            && path.extension().is_none_or(|found| found != ending)
         {
-            return Err(Error::input(
-                "`--save-output` writes a NumPy file, expected a name in `.npy`",
-            )
+            return Err(Error::input(format!(
+                "`--save-output` writes {what} here, expected a name in `.{ending}`"
+            ))
             .at(path.display()));
         }
         let subject = Subject::of(shape, args)?;
@@ -130,9 +138,17 @@ impl<'a> Bench<'a> {
         })
     }
 
+    fn half(&self) -> Half {
+        match self.workload.generation {
+            Some(_) => Half::Both,
+            None => Half::Encoder,
+        }
+    }
+
     /// Runs the first layers on the reference backend and on the chosen one, and returns the
     /// root mean square of the difference as a share of the result's; `None` for a packed model,
-    /// which the reference does not read.
+    /// which the reference does not read. The result is the hidden states, or with a decoder the
+    /// logits of rows that are as long as the sources.
     fn verify(&self) -> Result<Option<f64>> {
         if self.subject.packed().is_some() && self.backend != BackendKind::Reference {
             return Ok(None);
@@ -140,13 +156,26 @@ impl<'a> Bench<'a> {
         let slice = self.subject.slice(&self.config, SLICE_LAYERS);
         let rows = synthetic::token_rows(&SLICE_LENGTHS, slice.vocab_size);
         let batch = PackedBatch::from_rows(&rows, slice.vocab_size)?;
-        let states = |backend, compute: &Compute| -> Result<Vec<f32>> {
-            let loaded = self.subject.load(slice.clone(), backend, compute)?;
-            Ok(loaded.encoder.hidden_states(&batch, false)?.last)
+        let result = |backend, compute: &Compute| -> Result<Vec<f32>> {
+            let loaded = (self.subject).load(slice.clone(), self.half(), backend, compute)?;
+            match &loaded.model {
+                Model::Encoder(encoder) => Ok(encoder.hidden_states(&batch, false)?.last),
+                Model::Both(both) => {
+                    let decoded = both.decode(&Decode {
+                        sources: Sources::Ids(&rows),
+                        rows: &rows,
+                        targets: None,
+                        keep_logits: true,
+                        keep_inner: false,
+                        interrupted: None,
+                    })?;
+                    Ok(decoded.logits)
+                }
+            }
         };
         // The chosen backend first: what it refuses needs no reference.
-        let ours = states(self.backend, &self.compute)?;
-        let expected = states(BackendKind::Reference, &Compute::default())?;
+        let ours = result(self.backend, &self.compute)?;
+        let expected = result(BackendKind::Reference, &Compute::default())?;
         Ok(Some(relative_rms(&ours, &expected)))
     }
 
@@ -170,15 +199,23 @@ impl<'a> Bench<'a> {
         rel_rms <= self.bound()
     }
 
-    /// One pass, in seconds.
-    fn timed(&self, loaded: &Loaded) -> Result<(f64, Vec<f32>)> {
+    /// One run, in seconds.
+    fn timed(&self, loaded: &Loaded) -> Result<(f64, Output)> {
+        let seconds = |started: Instant| started.elapsed().as_secs_f64();
+        if let (Some(generation), Model::Both(model)) = (self.workload.generation, &loaded.model) {
+            let sources = self.workload.rows();
+            let started = Instant::now();
+            let tokens = generation.run(model, &sources)?;
+            return Ok((seconds(started), Output::Tokens(tokens)));
+        }
+        let encoder = loaded.encoder();
         let started = Instant::now();
         if self.args.on_device {
-            loaded.encoder.run_there(&self.workload.batch)?;
-            return Ok((started.elapsed().as_secs_f64(), Vec::new()));
+            encoder.run_there(&self.workload.batch)?;
+            return Ok((seconds(started), Output::Nothing));
         }
-        let states = loaded.encoder.hidden_states(&self.workload.batch, false)?;
-        Ok((started.elapsed().as_secs_f64(), states.last))
+        let states = encoder.hidden_states(&self.workload.batch, false)?;
+        Ok((seconds(started), Output::States(states.last)))
     }
 
     /// Runs until the machine is warm, saves the last result if asked for, and returns the
@@ -194,14 +231,25 @@ impl<'a> Bench<'a> {
         Ok(first_s)
     }
 
-    fn save(&self, path: &Path, states: &[f32]) -> Result<()> {
+    fn save(&self, path: &Path, output: &Output) -> Result<()> {
+        let states = match output {
+            Output::Nothing => return Ok(()),
+            Output::Tokens(rows) => {
+                return std::fs::write(path, json!(rows).to_string())
+                    .map_err(|e| Error::io(path, "write", e));
+            }
+            Output::States(states) => states,
+        };
         let d_model = self.config.d_model;
         let (shape, values) = match &self.workload.padded {
             Some((rows, len, layout)) => (
                 vec![*rows, *len, d_model],
                 &layout.unpack(states, d_model)[..],
             ),
-            None => (vec![self.workload.batch.n_tokens(), d_model], states),
+            None => (
+                vec![self.workload.batch.n_tokens(), d_model],
+                states.as_slice(),
+            ),
         };
         let mut file = NpyWriter::create(path, DType::F32, &shape)?;
         file.append(values)?;
@@ -263,9 +311,11 @@ impl<'a> Bench<'a> {
         runs.sort_by(f64::total_cmp);
         let median_ms = median(&runs);
         let seconds = median_ms / 1e3;
-        let tokens = self.workload.batch.n_tokens();
+        let tokens = self.workload.n_tokens();
         let flops_per_s = self.workload.flops(&self.config) / seconds;
-        let read_per_s = loaded.weight_bytes as f64 / seconds;
+        let n_steps = (self.workload.generation).map_or(0, |g| g.new_tokens.get() as u64);
+        let weight_bytes = loaded.weights.once + n_steps * loaded.weights.step;
+        let read_per_s = weight_bytes as f64 / seconds;
         let mut report = self.what();
         let figures = json!({
             "runs": runs.len(),
@@ -277,7 +327,7 @@ impl<'a> Bench<'a> {
             "gflops": flops_per_s / 1e9,
             "peak_gflops": peak.map(|peak| peak / 1e9),
             "peak_share": peak.map(|peak| flops_per_s / peak),
-            "weight_bytes": loaded.weight_bytes,
+            "weight_bytes": weight_bytes,
             "read_gb_per_s": read_per_s / 1e9,
             "read_peak_gb_per_s": read.map(|peak| peak / 1e9),
             "read_share": read.map(|peak| read_per_s / peak),
@@ -325,6 +375,10 @@ impl<'a> Bench<'a> {
         }
         say("rows", json!(self.workload.batch.n_rows()));
         say("tokens", json!(self.workload.batch.n_tokens()));
+        if let Some(generation) = self.workload.generation {
+            say("new_tokens", json!(generation.new_tokens));
+            say("num_beams", json!(generation.beams));
+        }
         what
     }
 
@@ -371,6 +425,16 @@ impl<'a> Bench<'a> {
         let peak = memory::peak_rss_bytes().map(mebibytes);
         print(&format!("@{}", json!({ "peak_mb": peak })))
     }
+}
+
+/// What a run gives.
+enum Output {
+    /// It was left where it was computed.
+    Nothing,
+    /// `[tokens, d_model]`.
+    States(Vec<f32>),
+    /// New tokens, a row for each source.
+    Tokens(Vec<Vec<u32>>),
 }
 
 fn mebibytes(bytes: u64) -> f64 {

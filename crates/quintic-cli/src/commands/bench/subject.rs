@@ -1,13 +1,15 @@
 //! The model that is measured: a synthetic one or one from files, whole or cut.
 
+use std::collections::HashSet;
+
 use quintic::backend::PackedWeights;
 use quintic::checkpoint::{Checkpoint, Packed, TensorSource};
 use quintic::config::T5Config;
 use quintic::model::TakeTensor;
 use quintic::synthetic::{self, SyntheticWeights};
 use quintic::{
-    BackendKind, Compute, ComputeType, DType, Error, ErrorKind, MatmulPrecision, Result, Tensor,
-    TextEncoder, config_of,
+    BackendKind, Compute, ComputeType, DType, Error, ErrorKind, MatmulPrecision, Result, Seq2Seq,
+    Tensor, TextEncoder, config_of,
 };
 
 use crate::args::{BenchArgs, TokenizerKind};
@@ -18,12 +20,41 @@ pub(super) enum Subject {
     Files(Box<Checkpoint>, T5Config),
 }
 
-/// An encoder, and what one pass over it reads.
+/// What is loaded of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    Encoder,
+    Both,
+}
+
+pub(super) enum Model {
+    Encoder(TextEncoder),
+    Both(Seq2Seq),
+}
+
+/// A model, and what running it reads.
 pub(super) struct Loaded {
-    pub(super) encoder: TextEncoder,
-    /// Bytes of the products, norms and bias tables as they are kept in memory. Without the
-    /// embedding table, of which a pass reads a few rows.
-    pub(super) weight_bytes: u64,
+    pub(super) model: Model,
+    pub(super) weights: WeightBytes,
+}
+
+impl Loaded {
+    pub(super) fn encoder(&self) -> &TextEncoder {
+        match &self.model {
+            Model::Encoder(encoder) => encoder,
+            Model::Both(both) => both.encoder(),
+        }
+    }
+}
+
+/// Bytes of the products, norms and bias tables as they are kept in memory. Without the
+/// embedding table, of which a pass reads a few rows, unless it is the output head too.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct WeightBytes {
+    /// Read once a source: the encoder, and what makes cross-attention's keys and values.
+    pub(super) once: u64,
+    /// Read once a step of the decoder.
+    pub(super) step: u64,
 }
 
 impl Subject {
@@ -97,6 +128,7 @@ impl Subject {
                 )));
             }
             config.num_layers = layers;
+            config.num_decoder_layers = layers.min(config.num_decoder_layers);
         }
         Ok(config)
     }
@@ -105,6 +137,7 @@ impl Subject {
     pub(super) fn slice(&self, config: &T5Config, layers: usize) -> T5Config {
         let mut slice = config.clone();
         slice.num_layers = layers.min(config.num_layers);
+        slice.num_decoder_layers = layers.min(config.num_decoder_layers);
         if let Subject::Synthetic { .. } = self {
             slice.vocab_size = config.vocab_size.min(1000);
         }
@@ -115,6 +148,7 @@ impl Subject {
     pub(super) fn load(
         &self,
         config: T5Config,
+        half: Half,
         backend: BackendKind,
         compute: &Compute,
     ) -> Result<Loaded> {
@@ -128,16 +162,23 @@ impl Subject {
                 }
                 _ => Kept::AsStored,
             };
-            let mut source = Counting {
-                source,
-                kept,
-                bytes: 0,
+            let mut source = Counting::new(source, kept);
+            let model = match half {
+                Half::Encoder => Model::Encoder(TextEncoder::from_source(
+                    config.clone(),
+                    &mut source,
+                    backend,
+                    compute,
+                )?),
+                Half::Both => Model::Both(Seq2Seq::from_source(
+                    config.clone(),
+                    &mut source,
+                    backend,
+                    compute,
+                )?),
             };
-            let encoder = TextEncoder::from_source(config.clone(), &mut source, backend, compute)?;
-            Ok(Loaded {
-                encoder,
-                weight_bytes: source.bytes,
-            })
+            let weights = source.weights(&model);
+            Ok(Loaded { model, weights })
         };
         match self {
             Subject::Synthetic { stored, .. } => {
@@ -149,7 +190,10 @@ impl Subject {
                     .map_err(|e: Error| e.at_if_placeless(checkpoint.path().display()))?;
                 // Layers that the config does not know mean that it is another model's.
                 if config.num_layers == whole.num_layers {
-                    source.finish(|name| !name.starts_with("encoder.block."))?;
+                    source.finish(|name| {
+                        !name.starts_with("encoder.block.")
+                            && (half == Half::Encoder || !name.starts_with("decoder.block."))
+                    })?;
                 }
                 Ok(loaded)
             }
@@ -184,12 +228,53 @@ enum Kept {
     Halved,
 }
 
-/// Counts what is taken but the embedding table.
+/// Counts what is taken.
 struct Counting<'a> {
     source: &'a mut dyn TakeTensor,
     kept: Kept,
-    bytes: u64,
+    weights: WeightBytes,
+    /// Of the embedding table, if it is the head.
+    table: u64,
+    /// Tables are taken twice, for looking up and for the head.
+    taken: HashSet<String>,
 }
+
+impl<'a> Counting<'a> {
+    fn new(source: &'a mut dyn TakeTensor, kept: Kept) -> Self {
+        Counting {
+            source,
+            kept,
+            weights: WeightBytes::default(),
+            table: 0,
+            taken: HashSet::new(),
+        }
+    }
+
+    fn weights(&self, model: &Model) -> WeightBytes {
+        let mut weights = self.weights;
+        match model {
+            Model::Encoder(_) => {}
+            Model::Both(both) if both.is_tied() => weights.step += self.table,
+            Model::Both(_) => {}
+        }
+        weights
+    }
+
+    fn count(&mut self, name: &str, bytes: u64) {
+        let is_cross = name.contains("EncDecAttention.k") || name.contains("EncDecAttention.v");
+        if name == HEAD || name.starts_with("decoder.") && !is_cross && name != DECODER_TABLE {
+            self.weights.step += bytes;
+        } else if name.starts_with("encoder.block.") || name == ENCODER_NORM || is_cross {
+            self.weights.once += bytes;
+        } else {
+            self.table = bytes;
+        }
+    }
+}
+
+const HEAD: &str = "lm_head.weight";
+const DECODER_TABLE: &str = "decoder.embed_tokens.weight";
+const ENCODER_NORM: &str = "encoder.final_layer_norm.weight";
 
 impl TakeTensor for Counting<'_> {
     fn contains(&self, name: &str) -> bool {
@@ -202,14 +287,13 @@ impl TakeTensor for Counting<'_> {
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.source.take(name, shape)?;
-        let is_layer = name.starts_with("encoder.block.");
-        if is_layer || name == "encoder.final_layer_norm.weight" {
-            let is_product = is_layer && shape.len() == 2 && !name.contains("_bias.");
-            let size = match (self.kept, is_product) {
-                (Kept::Halved, true) => 2,
-                _ => tensor.dtype().size_bytes(),
-            };
-            self.bytes += (tensor.n_elements() * size) as u64;
+        let is_product = shape.len() == 2 && !name.contains("_bias.");
+        let size = match (self.kept, is_product) {
+            (Kept::Halved, true) => 2,
+            _ => tensor.dtype().size_bytes(),
+        };
+        if self.taken.insert(name.to_owned()) {
+            self.count(name, (tensor.n_elements() * size) as u64);
         }
         Ok(tensor)
     }
@@ -220,7 +304,41 @@ impl TakeTensor for Counting<'_> {
 
     fn take_packed(&mut self, name: &str) -> Result<PackedWeights> {
         let weights = self.source.take_packed(name)?;
-        self.bytes += weights.bytes.n_elements() as u64;
+        self.count(name, weights.bytes.n_elements() as u64);
         Ok(weights)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_step_reads_is_counted_apart() {
+        let compute = Compute::default();
+        let bytes = |name: &str, half| {
+            let config = synthetic::config(name).unwrap();
+            let mut slice = config.clone();
+            (slice.num_layers, slice.num_decoder_layers) = (2, 3);
+            slice.vocab_size = 1000;
+            let subject = Subject::Synthetic {
+                config,
+                stored: DType::F32,
+            };
+            let loaded = subject.load(slice, half, BackendKind::Cpu, &compute).unwrap();
+            loaded.weights
+        };
+        // d_model 128, inner 128, d_ff 256, 2 heads, 32 buckets; gated, with a head of its own.
+        let encoder = 4 * (2 * (4 * 128 * 128 + 3 * 128 * 256 + 2 * 128) + 32 * 2 + 128);
+        let alone = bytes("tiny", Half::Encoder);
+        assert_eq!((alone.once, alone.step), (encoder, 0));
+        let both = bytes("tiny", Half::Both);
+        assert_eq!(both.once, encoder + 4 * 3 * 2 * 128 * 128);
+        let layer = 6 * 128 * 128 + 3 * 128 * 256 + 3 * 128;
+        assert_eq!(both.step, 4 * (3 * layer + 32 * 2 + 128 + 1000 * 128));
+        // Not gated, 8 heads of 64; the embedding is the head.
+        let tied = bytes("t5-small", Half::Both);
+        let layer = 6 * 512 * 512 + 2 * 512 * 2048 + 3 * 512;
+        assert_eq!(tied.step, 4 * (3 * layer + 32 * 8 + 512 + 1000 * 512));
     }
 }

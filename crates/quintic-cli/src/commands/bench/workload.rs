@@ -1,11 +1,14 @@
 //! What one run computes.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use quintic::batch::{Layout, PackedBatch, PadRows};
 use quintic::config::T5Config;
+use quintic::generate::{GenerateOptions, GenerationConfig};
 use quintic::synthetic;
-use quintic::{Error, Result};
+use quintic::{Error, Result, Seq2Seq, Sources};
+use serde_json::json;
 
 use crate::args::BenchArgs;
 use crate::batches;
@@ -24,6 +27,66 @@ pub(super) struct Workload {
     pub(super) batch: PackedBatch,
     /// The padded shape that ids came in: rows, positions, and where results go.
     pub(super) padded: Option<(usize, usize, Layout)>,
+    /// What is written after every row has been read.
+    pub(super) generation: Option<Generation>,
+}
+
+/// Tokens without an end, so that every row gets as many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Generation {
+    pub(super) new_tokens: NonZeroUsize,
+    pub(super) beams: NonZeroUsize,
+}
+
+impl Generation {
+    pub(super) fn of(args: &BenchArgs) -> Option<Self> {
+        Some(Generation {
+            new_tokens: args.new_tokens?,
+            beams: args.num_beams,
+        })
+    }
+
+    /// The best sequence's new tokens, a row for each source.
+    pub(super) fn run(self, model: &Seq2Seq, sources: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
+        let mut config = GenerationConfig::of_model(model.config(), None)?;
+        let chosen = json!({
+            "max_new_tokens": self.new_tokens,
+            "num_beams": self.beams,
+            "eos_token_id": null,
+            "decoder_start_token_id": config.decoder_start_token_id.unwrap_or(0),
+        });
+        config.choose(chosen.as_object().unwrap_or(&serde_json::Map::new()))?;
+        let options = GenerateOptions {
+            max_rows: sources.len() * self.beams.get(),
+            ..GenerateOptions::default()
+        };
+        let results = model.generate(Sources::Ids(sources), &config, &options)?;
+        Ok(results
+            .iter()
+            .map(|sequences| sequences[0].new_tokens().to_vec())
+            .collect())
+    }
+
+    /// Operations beyond the encoder's: cross keys and values once, and a step for each token,
+    /// as greedy search does it; beams are counted as one row, since one row is what they give.
+    fn flops(self, config: &T5Config, lengths: &[usize]) -> f64 {
+        let (d_model, d_ff) = (config.d_model as f64, config.d_ff as f64);
+        let (inner, layers) = (config.inner_dim() as f64, config.num_decoder_layers as f64);
+        let n_ff = if config.feed_forward.gated { 3.0 } else { 2.0 };
+        let new = self.new_tokens.get() as f64;
+        let step = 2.0 * layers * d_model * (6.0 * inner + n_ff * d_ff)
+            + 2.0 * d_model * config.vocab_size as f64;
+        lengths
+            .iter()
+            .map(|&length| {
+                let length = length as f64;
+                let cross = length * layers * 4.0 * d_model * inner;
+                // Token t looks back at t + 1 tokens and at the whole source.
+                let attention = layers * 4.0 * inner * (new * (new + 1.0) / 2.0 + new * length);
+                cross + new * step + attention
+            })
+            .sum()
+    }
 }
 
 impl Workload {
@@ -34,6 +97,7 @@ impl Workload {
             return Workload {
                 batch,
                 padded: Some((ids.rows(), ids.len(), layout)),
+                generation: Generation::of(args),
             }
             .checked();
         }
@@ -44,6 +108,7 @@ impl Workload {
         Workload {
             batch: PackedBatch::from_rows(&rows, vocab_size)?,
             padded: None,
+            generation: Generation::of(args),
         }
         .checked()
     }
@@ -54,6 +119,7 @@ impl Workload {
         Workload {
             batch: PackedBatch::from_rows(&rows, vocab_size)?,
             padded: None,
+            generation: None,
         }
         .checked()
     }
@@ -62,6 +128,24 @@ impl Workload {
         match self.batch.n_tokens() {
             0 => Err(Error::input("there are no tokens, expected one at least")),
             _ => Ok(self),
+        }
+    }
+
+    /// The rows' ids.
+    pub(super) fn rows(&self) -> Vec<Vec<u32>> {
+        let starts = self.batch.row_starts();
+        let ids = self.batch.ids();
+        starts
+            .windows(2)
+            .map(|ends| ids[ends[0]..ends[1]].to_vec())
+            .collect()
+    }
+
+    /// Tokens that rates count: those written, or else those read.
+    pub(super) fn n_tokens(&self) -> usize {
+        match self.generation {
+            Some(generation) => self.batch.n_rows() * generation.new_tokens.get(),
+            None => self.batch.n_tokens(),
         }
     }
 
@@ -78,11 +162,14 @@ impl Workload {
         let (inner, layers) = (config.inner_dim() as f64, config.num_layers as f64);
         let n_ff = if config.feed_forward.gated { 3.0 } else { 2.0 };
         let per_token = 2.0 * layers * d_model * (4.0 * inner + n_ff * d_ff);
-        self.lengths()
-            .into_iter()
-            .map(|len| len as f64)
+        let lengths = self.lengths();
+        let encoder: f64 = lengths
+            .iter()
+            .map(|&len| len as f64)
             .map(|len| len * per_token + layers * 4.0 * len * len * inner)
-            .sum()
+            .sum();
+        let decoder = self.generation.map(|new| new.flops(config, &lengths));
+        encoder + decoder.unwrap_or(0.0)
     }
 }
 
@@ -165,6 +252,7 @@ mod tests {
             Workload {
                 batch: PackedBatch::from_rows(&rows, config.vocab_size).unwrap(),
                 padded: None,
+                generation: None,
             }
             .flops(&config)
         };
@@ -175,5 +263,20 @@ mod tests {
             512.0 * per_token + 12.0 * 4.0 * 512.0 * 512.0 * 768.0
         );
         assert_eq!(of(&[3, 5]), of(&[3]) + of(&[5]));
+    }
+    #[test]
+    fn flops_of_generation() {
+        let mut config = synthetic::config("tiny").unwrap();
+        (config.num_layers, config.num_decoder_layers, config.vocab_size) = (0, 1, 1000);
+        let generation = Generation {
+            new_tokens: NonZeroUsize::new(2).unwrap(),
+            beams: NonZeroUsize::new(4).unwrap(),
+        };
+        // Cross keys and values of 3 tokens; two steps; 1 + 2 tokens back and 3 across, twice.
+        let cross = 3 * 2 * 2 * 128 * 128;
+        let steps = 2 * 2 * (6 * 128 * 128 + 3 * 128 * 256 + 128 * 1000);
+        let attention = 4 * 128 * (1 + 2 + 2 * 3);
+        let found = generation.flops(&config, &[3]);
+        assert_eq!(found, f64::from(cross + steps + attention));
     }
 }

@@ -15,10 +15,10 @@ use quintic_kernels::{
     Plain, Precision, RelativeBias, Storage, Stream,
 };
 
-use super::choose::choose;
+use super::choose::top;
 use super::pool::pool;
 use super::{
-    Attention, Backend, Buckets, Choice, Chosen, Epilogue, PackedWeights, Pool, Weights, Widths,
+    Attention, Backend, Buckets, Chosen, Epilogue, PackedWeights, Pool, Weights, Widths,
 };
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
@@ -406,27 +406,29 @@ impl Backend for Cpu {
         out
     }
 
-    fn best(&self, x: &Stream, head: &PackedMatrix, scale: f32) -> Result<Vec<Chosen>> {
+    fn top(
+        &self,
+        x: &Stream,
+        head: &PackedMatrix,
+        scale: f32,
+        k: usize,
+    ) -> Result<Vec<Vec<Chosen>>> {
         let logits = self.logits(x, head, scale);
-        let best: Option<Vec<_>> = self.kernels.best(&logits).into_iter().collect();
-        match best {
-            Some(best) => Ok(best
+        let found: Option<Vec<_>> = self.kernels.top(&logits, k).into_iter().collect();
+        match found {
+            Some(rows) => Ok(rows
                 .into_iter()
-                .map(|best| Chosen {
-                    id: best.column as u32,
-                    log_prob: (f64::from(best.value) - best.log_sum_exp) as f32,
+                .map(|row| {
+                    let chosen = |&(column, value): &(usize, f32)| Chosen {
+                        id: column as u32,
+                        log_prob: (f64::from(value) - row.log_sum_exp) as f32,
+                    };
+                    row.largest.iter().map(chosen).collect()
                 })
                 .collect()),
             // NaN and infinities are ranked as they always are.
-            None => {
-                let chosen = choose(logits.values(), logits.columns(), Choice::Top(1));
-                Ok(chosen.into_iter().flatten().collect())
-            }
+            None => Ok(top(logits.values(), logits.columns(), k)),
         }
-    }
-
-    fn choose(&self, logits: &Stream, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>> {
-        Ok(choose(logits.values(), logits.columns(), choice))
     }
 
     fn pool(&self, x: &Stream, row_starts: &[usize], how: Pool) -> Result<Vec<f32>> {

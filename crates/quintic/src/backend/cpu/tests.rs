@@ -260,49 +260,6 @@ fn logits_equal_the_reference() {
     });
 }
 
-/// Small whole numbers are exact in every type, so ties are ties everywhere.
-#[test]
-fn chosen_tokens_are_those_of_the_reference() {
-    let (rows, d_model, vocab) = (4, 33, 90);
-    let whole =
-        |n, seed| -> Vec<f32> { noise(n, seed).iter().map(|x| (x * 4.0).floor()).collect() };
-    let x = Rows::new(rows, d_model, whole(rows * d_model, 4));
-    let head = whole(vocab * d_model, 5);
-    let exact = Reference.logits(&x, &stacked(vocab, d_model, &head), 0.0625);
-    let uniforms = [0.0, 0.3, 0.7, 0.999];
-    let choices = [
-        Choice::Top(1),
-        Choice::Top(vocab),
-        Choice::Sample {
-            temperature: 0.7,
-            top_k: 20,
-            top_p: 0.9,
-            uniforms: &uniforms,
-        },
-    ];
-    for dtype in ComputeType::ALL {
-        let compute = Compute {
-            dtype,
-            ..Compute::default()
-        };
-        for_each_isa(&compute, |cpu| {
-            let matrix = cpu
-                .prepare_matrix(stacked(vocab, d_model, &head), None)
-                .unwrap();
-            let logits = cpu.logits(&stream(&cpu, &x), &matrix, 0.0625);
-            for choice in choices {
-                let expected = Reference.choose(&exact, choice).unwrap();
-                assert_eq!(
-                    cpu.choose(&logits, choice).unwrap(),
-                    expected,
-                    "{:?} {dtype:?}",
-                    cpu.isa()
-                );
-            }
-        });
-    }
-}
-
 #[test]
 fn weights_that_f16_cannot_hold_are_refused_by_name() {
     let compute = Compute {

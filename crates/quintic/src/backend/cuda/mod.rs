@@ -34,9 +34,9 @@ use quintic_cuda::memory::{Buffer, Memory};
 use quintic_cuda::parameters::{Convert, Embed, Gate, RmsNorm};
 use quintic_cuda::{self as cuda, kernels};
 
-use super::choose::choose;
+use super::choose::top;
 use super::{
-    Attention, Backend, Buckets, Choice, Chosen, DeviceOutput, Epilogue, Pool, Visible, Weights,
+    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Pool, Visible, Weights,
     Widths,
 };
 use crate::batch::PackedBatch;
@@ -515,8 +515,15 @@ impl Backend for Cuda {
         Stream::new(x.tokens, head.columns, contents)
     }
 
-    fn choose(&self, logits: &Stream, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>> {
-        Ok(choose(&self.read_logits(logits)?, logits.columns, choice))
+    fn top(
+        &self,
+        x: &Stream,
+        head: &Matrix,
+        scale: f32,
+        k: usize,
+    ) -> Result<Vec<Vec<Chosen>>> {
+        let logits = self.logits(x, head, scale);
+        Ok(top(&self.read_logits(&logits)?, logits.columns, k))
     }
 
     fn pool(&self, x: &Stream, row_starts: &[usize], pool: Pool) -> Result<Vec<f32>> {

@@ -8,9 +8,9 @@
 mod attention;
 mod product;
 
-use super::choose::choose;
+use super::choose::top;
 use super::pool::pool;
-use super::{Attention, Backend, Buckets, Choice, Chosen, Epilogue, Pool, Weights, Widths};
+use super::{Attention, Backend, Buckets, Chosen, Epilogue, Pool, Weights, Widths};
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
@@ -216,8 +216,9 @@ impl Backend for Reference {
         product::logits(x, head, scale)
     }
 
-    fn choose(&self, logits: &Rows, choice: Choice<'_>) -> Result<Vec<Vec<Chosen>>> {
-        Ok(choose(&logits.data, logits.columns, choice))
+    fn top(&self, x: &Rows, head: &Weights, scale: f32, k: usize) -> Result<Vec<Vec<Chosen>>> {
+        let logits = product::logits(x, head, scale);
+        Ok(top(&logits.data, logits.columns, k))
     }
 
     fn pool(&self, x: &Rows, row_starts: &[usize], how: Pool) -> Result<Vec<f32>> {
