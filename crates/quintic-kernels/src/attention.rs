@@ -64,10 +64,10 @@ pub struct Attention<'a> {
     pub head_gains: Option<&'a [f32]>,
 }
 
-/// Queries of one row and head.
+/// Queries of one row, and of one head: of several only if the row has few queries.
 struct Task {
     row: usize,
-    head: usize,
+    heads: Range<usize>,
     queries: Range<usize>,
 }
 
@@ -135,15 +135,28 @@ impl Kernels {
             1
         };
         let block = self.query_block(planes);
+        let is_few = |row: usize| length(row) <= few::FEW;
+        let n_few = rows.iter().filter(|&&row| is_few(row)).count();
+        let heads = few::heads_of_a_task(attention.n_heads, n_few, self.pool.threads());
         let mut tasks = Vec::new();
         for row in rows {
             let n = length(row);
+            if is_few(row) {
+                for first in (0..attention.n_heads).step_by(heads) {
+                    tasks.push(Task {
+                        row,
+                        heads: first..(first + heads).min(attention.n_heads),
+                        queries: 0..n,
+                    });
+                }
+                continue;
+            }
             let size = n.div_ceil(parts).next_multiple_of(block);
             for head in 0..attention.n_heads {
                 for first in (0..n).step_by(size) {
                     tasks.push(Task {
                         row,
-                        head,
+                        heads: head..head + 1,
                         queries: first..(first + size).min(n),
                     });
                 }
@@ -313,6 +326,12 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         work
     }
 
+    /// The head of a task that has one.
+    fn head(&self) -> usize {
+        debug_assert_eq!(self.task.heads.len(), 1);
+        self.task.heads.start
+    }
+
     /// Whether the task's row has so few queries that its keys are read where they stand.
     fn is_few(&self) -> bool {
         let starts = &self.attention.row_starts[self.task.row..];
@@ -321,12 +340,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
 
     fn lay_out(&self) -> Room {
         if self.is_few() {
-            let sums = KEY_BLOCK.min(self.n_keys).next_multiple_of(16);
-            return Room {
-                sums,
-                total: sums + self.attention.d_kv.next_multiple_of(16),
-                ..Room::default()
-            };
+            return self.lay_out_few();
         }
         let depth = self.attention.d_kv.next_multiple_of(CHUNK);
         let n = self.seen.len().next_multiple_of(PANEL);
@@ -399,8 +413,8 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         let n = self.seen.len();
         let padded = n.next_multiple_of(PANEL);
         let first = keys.starts[self.task.row] + self.seen.start;
-        let key_column = keys.key_column + self.task.head * d_kv;
-        let value_column = keys.value_column + self.task.head * d_kv;
+        let key_column = keys.key_column + self.head() * d_kv;
+        let value_column = keys.value_column + self.head() * d_kv;
         // SAFETY: every range below is inside the room that was laid out for it, and every row
         // inside its operand.
         unsafe {
@@ -497,7 +511,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
     unsafe fn load_queries(&self, memory: *mut f32, queries: Range<usize>) {
         let Attention { d_kv, .. } = *self.attention;
         let first = self.attention.row_starts[self.task.row] + queries.start;
-        let column = self.task.head * d_kv;
+        let column = self.head() * d_kv;
         let row = self.room.query_row;
         // SAFETY: 32 rows were laid out, and there are no more queries in a block.
         unsafe {
@@ -549,7 +563,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             for query in 0..n {
                 let at = ScoresAt {
                     row: task.row,
-                    head: task.head,
+                    head: self.head(),
                     query: positions.start + query,
                     first_key: keys.start,
                 };
@@ -581,13 +595,13 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         }
         // The sums are divided by their weights' sum anyway: a gain costs nothing here, is not
         // rounded to bf16 with the weights or the values, and a gain of one changes no bit.
-        let gain = self.attention.head_gain(task.head);
+        let gain = self.attention.head_gain(self.head());
         for query in 0..n {
             let token = self.attention.row_starts[task.row] + queries.start + query;
             // SAFETY: see above.
             unsafe {
                 if max[query] == f32::NEG_INFINITY && sum[query] == 0.0 {
-                    self.mean_of_values(out, token, gain);
+                    self.mean_of_values(out, token, self.head(), gain);
                     continue;
                 }
                 let factor = gain / sum[query];
@@ -596,7 +610,8 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     let row = std::slice::from_raw_parts_mut(row, PANEL);
                     (rows.scale)(row, factor);
                     let n = (self.attention.d_kv - panel * PANEL).min(PANEL);
-                    self.write(out, token, panel * PANEL, &row[..n]);
+                    let column = self.head() * self.attention.d_kv + panel * PANEL;
+                    self.write(out, token, column, &row[..n]);
                 }
             }
         }
@@ -743,10 +758,10 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
 
     /// What a query that sees nothing gets: transformers adds a huge negative number to every
     /// score, and the softmax of equal scores is the same for all.
-    unsafe fn mean_of_values(&self, out: &Sink, token: usize, gain: f32) {
+    unsafe fn mean_of_values(&self, out: &Sink, token: usize, head: usize, gain: f32) {
         let Attention { d_kv, keys, .. } = *self.attention;
         let first = keys.starts[self.task.row];
-        let column = keys.value_column + self.task.head * d_kv;
+        let column = keys.value_column + head * d_kv;
         let mean: Vec<f32> = (0..d_kv)
             .map(|i| {
                 let values =
@@ -755,12 +770,12 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             })
             .collect();
         // SAFETY: by the caller's word.
-        unsafe { self.write(out, token, 0, &mean) }
+        unsafe { self.write(out, token, head * d_kv, &mean) }
     }
 
-    /// Stores columns of the task's head, which may begin anywhere.
+    /// Stores columns, which may begin anywhere.
     unsafe fn write(&self, out: &Sink, token: usize, column: usize, values: &[f32]) {
-        let mut at = self.task.head * self.attention.d_kv + column;
+        let mut at = column;
         let mut rest = values;
         while !rest.is_empty() {
             let (now, later) = rest.split_at((16 - at % 16).min(rest.len()));

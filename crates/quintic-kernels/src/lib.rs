@@ -13,7 +13,6 @@ mod attention;
 #[cfg(test)]
 mod attention_tests;
 mod attention_weights;
-mod top;
 mod isa;
 mod kernels;
 pub mod machine;
@@ -32,12 +31,12 @@ mod table;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod top;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use activation::Activation;
 pub use attention::{Attention, KeysValues};
-pub use top::Top;
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use kernels::{Epilogue, Kernels, KernelsError, Precision, Stream};
 pub use memory::{ALIGNMENT, Buffer};
@@ -48,3 +47,4 @@ pub use scores::{
     CausalMask, KeyMask, NoBias, NoMask, PairMask, PositionBias, RelativeBias, ScoreBias,
     ScoreMask, ScoresAt,
 };
+pub use top::Top;

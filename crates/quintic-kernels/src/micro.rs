@@ -11,14 +11,14 @@ pub(crate) const PANEL: usize = 32;
 /// Depth of a bf16 chunk: the `k` that one tile row or one cache line of an operand holds.
 pub(crate) const CHUNK: usize = 32;
 
-/// `c[rows, 32] (+)= a[rows, depth] b[depth, 32]` in f32.
+/// `c[rows, 32] (+)= a[rows, depth] b[depth, 32]` in f32; `b` may be kept in 16 bits, `T`.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct F32Block {
+pub(crate) struct F32Block<T = f32> {
     /// First row of `a`; rows are `a_row` elements apart.
     pub(crate) a: *const f32,
     pub(crate) a_row: usize,
-    /// The panel: 32 adjacent columns for each `k`.
-    pub(crate) b: *const f32,
+    /// The panel: 32 adjacent columns for each `k`; of bf16 in the order of [`Bf16Block`].
+    pub(crate) b: *const T,
     pub(crate) depth: usize,
     /// First row of the sums; rows are `c_row` elements apart.
     pub(crate) c: *mut f32,
@@ -68,6 +68,27 @@ pub(crate) struct MicroF32 {
     /// The instruction set is available; all that the block names is allocated; no other
     /// thread touches its part of `c`; `0 < rows <= max_rows`.
     pub(crate) run: unsafe fn(&F32Block),
+    pub(crate) narrow: Option<NarrowF32>,
+}
+
+/// f32 products of few rows with weights of 16 bits, which are widened in registers: with few rows,
+/// writing a panel in f32 first takes longer than multiplying with it. Same sums, same bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NarrowF32 {
+    /// Most rows of a block.
+    pub(crate) max_rows: usize,
+    /// Weights in bf16; the depth is a whole number of chunks.
+    ///
+    /// # Safety
+    ///
+    /// As [`MicroF32::run`].
+    pub(crate) bf16: unsafe fn(&F32Block<u16>),
+    /// Weights in f16.
+    ///
+    /// # Safety
+    ///
+    /// As [`MicroF32::run`].
+    pub(crate) f16: unsafe fn(&F32Block<u16>),
 }
 
 /// The bf16 product of an instruction set.
@@ -212,6 +233,65 @@ mod tests {
                                 kernels.isa()
                             );
                         }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Bit by bit, since a row may be computed either way.
+    #[test]
+    fn narrow_blocks_equal_those_of_widened_panels() {
+        for_each_isa(|kernels| {
+            let (micro, widen) = (kernels.table.f32, kernels.table.rows);
+            let Some(narrow) = micro.narrow else { return };
+            for rows in 1..=narrow.max_rows {
+                for (depth, is_bf16) in [(32, true), (128, true), (1, false), (37, false)] {
+                    for accumulate in [false, true] {
+                        let mut next = noise(rows * 1000 + depth);
+                        let (a_row, c_row) = (depth + 3, PANEL + 5);
+                        let a: Vec<f32> = (0..rows * a_row).map(|_| next()).collect();
+                        let b: Vec<u16> = (0..depth * PANEL)
+                            .map(|_| match is_bf16 {
+                                true => half::bf16::from_f32(next()).to_bits(),
+                                false => half::f16::from_f32(next()).to_bits(),
+                            })
+                            .collect();
+                        let mut wide = vec![0.0f32; b.len()];
+                        let mut found: Vec<f32> = (0..rows * c_row).map(|_| next()).collect();
+                        let mut expected = found.clone();
+                        let block = F32Block {
+                            a: a.as_ptr(),
+                            a_row,
+                            b: b.as_ptr(),
+                            depth,
+                            c: found.as_mut_ptr(),
+                            c_row,
+                            rows,
+                            accumulate,
+                        };
+                        // SAFETY: everything was allocated; the instruction set is there.
+                        unsafe {
+                            let (run, widen) = match is_bf16 {
+                                true => (narrow.bf16, widen.widen_bf16),
+                                false => (narrow.f16, widen.widen_f16),
+                            };
+                            run(&block);
+                            widen(&b, &mut wide);
+                            for first in (0..rows).step_by(micro.max_rows) {
+                                (micro.run)(&F32Block {
+                                    a: a.as_ptr().add(first * a_row),
+                                    a_row,
+                                    b: wide.as_ptr(),
+                                    depth,
+                                    c: expected.as_mut_ptr().add(first * c_row),
+                                    c_row,
+                                    rows: micro.max_rows.min(rows - first),
+                                    accumulate,
+                                });
+                            }
+                        }
+                        assert_eq!(found, expected, "{} rows, depth {depth}", rows);
                     }
                 }
             }

@@ -3,6 +3,7 @@
 use crate::micro::{F32Block, MicroF32, PANEL};
 
 pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
+    narrow: None,
     max_rows: ROWS,
     run: run_f32,
 };

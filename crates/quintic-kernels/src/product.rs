@@ -239,6 +239,24 @@ impl<'a> Plan<'a> {
     /// As [`Plan::run`].
     unsafe fn f32_block(&self, block: &BlockOf<'_>) {
         let panel = self.w.panel(block.panel, 0);
+        if let Some(micro) = self.narrow(block) {
+            // SAFETY: rows and `k` are inside the operand and the panel, rows inside the tile of
+            // sums; so few rows are one call's.
+            unsafe {
+                micro(&F32Block {
+                    a: (self.x.as_f32()).add(self.x.stride.at(block.first_row, 0) + block.k),
+                    a_row: self.x.stride.row,
+                    b: panel.as_ptr().cast::<u16>().add(block.k * PANEL),
+                    depth: block.step,
+                    c: block.sums,
+                    c_row: PANEL,
+                    rows: block.rows,
+                    accumulate: block.k > 0,
+                });
+                self.finish(block, 0);
+            }
+            return;
+        }
         // SAFETY: `k + step <= depth`, so all ranges are inside the panel; packed bytes are
         // aligned to cache lines, and whole elements.
         let b = unsafe {
@@ -320,6 +338,17 @@ impl<'a> Plan<'a> {
 }
 
 impl Plan<'_> {
+    /// What multiplies a block of few rows with narrow weights.
+    fn narrow(&self, block: &BlockOf<'_>) -> Option<unsafe fn(&F32Block<u16>)> {
+        let narrow = self.table.f32.narrow?;
+        let micro = match self.w.shape().storage {
+            Storage::Bf16 if block.step.is_multiple_of(CHUNK) => narrow.bf16,
+            Storage::F16 => narrow.f16,
+            _ => return None,
+        };
+        (block.rows <= narrow.max_rows.min(self.micro_rows)).then_some(micro)
+    }
+
     /// Hands the sums of some rows on while they are in the nearest cache.
     ///
     /// # Safety

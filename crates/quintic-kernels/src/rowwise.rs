@@ -91,10 +91,12 @@ pub(crate) struct Rowwise {
     pub(crate) split: unsafe fn(&[f32], &mut [u16], &mut [u16]),
     /// `x *= factor`.
     pub(crate) scale: unsafe fn(&mut [f32], f32),
-    /// `out[i] = a . b[i * stride..]`. The rows of `b` exist, each as long as `a`.
-    pub(crate) dots: unsafe fn(&[f32], *const f32, usize, &mut [f32]),
-    /// `out += weights[i] * b[i * stride..]`. The rows of `b` exist, each as long as `out`.
-    pub(crate) mix: unsafe fn(&[f32], *const f32, usize, &mut [f32]),
+    /// `out[i] = a . b[i * stride..]`. The rows of `b` exist, each as long as `a`. The fourth is how
+    /// far ahead of `b` stands what is read next, for who fetches it.
+    pub(crate) dots: unsafe fn(&[f32], *const f32, usize, usize, &mut [f32]),
+    /// `out += weights[i] * b[i * stride..]`. The rows of `b` exist, each as long as `out`; the fourth
+    /// as above.
+    pub(crate) mix: unsafe fn(&[f32], *const f32, usize, usize, &mut [f32]),
     /// bf16 chunks in panel order to rows of 32 f32: `out` has `32 * chunks` rows.
     pub(crate) widen_bf16: unsafe fn(&[u16], &mut [f32]),
     /// f16 to f32, one by one.
@@ -162,12 +164,12 @@ macro_rules! instantiate {
                 body::split(x, high, low)
             }
             $(#[$feature])?
-            pub(super) unsafe fn dots(a: &[f32], b: *const f32, stride: usize, out: &mut [f32]) {
+            pub(super) unsafe fn dots(a: &[f32], b: *const f32, stride: usize, _: usize, out: &mut [f32]) {
                 // SAFETY: by the caller's word.
                 unsafe { body::dots::<$fma>(a, b, stride, out) }
             }
             $(#[$feature])?
-            pub(super) unsafe fn mix(weights: &[f32], b: *const f32, stride: usize, out: &mut [f32]) {
+            pub(super) unsafe fn mix(weights: &[f32], b: *const f32, stride: usize, _: usize, out: &mut [f32]) {
                 // SAFETY: by the caller's word.
                 unsafe { body::mix::<$fma>(weights, b, stride, out) }
             }

@@ -109,9 +109,12 @@ fn largest(values: &[f32], first: usize, k: usize) -> Vec<(usize, f32)> {
             true => found[k - 1].1,
             false => f32::NEG_INFINITY,
         };
-        let max = values.iter().fold(f32::NEG_INFINITY, |max, &value| {
-            if value > max { value } else { max }
-        });
+        let max = values.iter().fold(
+            f32::NEG_INFINITY,
+            |max, &value| {
+                if value > max { value } else { max }
+            },
+        );
         if found.len() == k && max <= least {
             continue;
         }
@@ -131,7 +134,9 @@ fn largest(values: &[f32], first: usize, k: usize) -> Vec<(usize, f32)> {
 fn merge(parts: &[Option<Part>], k: usize) -> Option<Top> {
     let parts: Option<Vec<&Part>> = parts.iter().map(Option::as_ref).collect();
     let parts = parts?;
-    let max = parts.iter().fold(f32::NEG_INFINITY, |max, part| max.max(part.max));
+    let max = parts
+        .iter()
+        .fold(f32::NEG_INFINITY, |max, part| max.max(part.max));
     if max == f32::NEG_INFINITY {
         return None;
     }

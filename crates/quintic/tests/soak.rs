@@ -47,7 +47,8 @@ impl Random {
 }
 
 fn options(random: &mut Random, vocab: usize) -> Value {
-    let mut options = json!({ "max_new_tokens": 1 + random.below(40), "decoder_start_token_id": 0 });
+    let mut options =
+        json!({ "max_new_tokens": 1 + random.below(40), "decoder_start_token_id": 0 });
     let mut set = |name: &str, value: Value| options[name] = value;
     match random.below(4) {
         0 => {}
@@ -74,7 +75,10 @@ fn options(random: &mut Random, vocab: usize) -> Value {
         }
     }
     if random.is(30) {
-        set("repetition_penalty", json!(1.0 + random.below(5) as f64 / 10.0));
+        set(
+            "repetition_penalty",
+            json!(1.0 + random.below(5) as f64 / 10.0),
+        );
     }
     if random.is(20) {
         set("no_repeat_ngram_size", json!(2 + random.below(3)));
@@ -183,7 +187,9 @@ fn models() -> Vec<PathBuf> {
         return vec![model.into()];
     }
     let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata/decoder_goldens");
-    ["t5-v1_0", "umt5", "byt5"].map(|name| goldens.join(name)).into()
+    ["t5-v1_0", "umt5", "byt5"]
+        .map(|name| goldens.join(name))
+        .into()
 }
 
 #[test]
@@ -203,7 +209,11 @@ fn requests_come_and_go() {
             Seq2Seq::from_checkpoint(&checkpoint, BackendKind::Cpu, &compute).unwrap()
         })
         .collect();
-    let (rounds, cancelled, all) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let (rounds, cancelled, all) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+    );
     let failed = AtomicBool::new(false);
     let started = Instant::now();
     let soak = |until: &(dyn Fn(usize) -> bool + Sync), seed: u64| {
@@ -258,6 +268,9 @@ fn requests_come_and_go() {
     );
     if let (Some(before), Some(after)) = (before, after) {
         // A cache row of a tiny model is some KiB; what leaked would be thousands of them.
-        assert!(after <= before * 1.1 + 32.0, "memory grew from {before:.1} to {after:.1} MiB");
+        assert!(
+            after <= before * 1.1 + 32.0,
+            "memory grew from {before:.1} to {after:.1} MiB"
+        );
     }
 }

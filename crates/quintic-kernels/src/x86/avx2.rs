@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use crate::micro::{F32Block, MicroF32, PANEL};
 
 pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
+    narrow: None,
     max_rows: 6,
     run: run_f32,
 };

@@ -7,11 +7,16 @@
 use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use crate::micro::{Bf16Block, F32Block, MicroBf16, MicroF32, PANEL};
+use crate::micro::{Bf16Block, CHUNK, F32Block, MicroBf16, MicroF32, NarrowF32, PANEL};
 
 pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
     max_rows: 14,
     run: run_f32,
+    narrow: Some(NarrowF32 {
+        max_rows: IN_ORDER,
+        bf16: run_f32_over_bf16,
+        f16: run_f32_over_f16,
+    }),
 };
 
 pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
@@ -27,9 +32,10 @@ pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
 /// at every page.
 const AHEAD: usize = 2048;
 
-/// With so few rows weights are read in the order in which they stand, which memory serves up to
-/// twice as fast as reading columns 0 to 15 and 16 to 31 in turns, 1 KiB apart. More rows need both
-/// halves at once, to keep the unit busy.
+/// With so few rows weights of bf16 are read in the order in which they stand, which memory serves up
+/// to twice as fast as reading columns 0 to 15 and 16 to 31 in turns, 1 KiB apart. Whole blocks of
+/// rows, of which there are many, read both halves at once and load the values of `a` once for both:
+/// their weights come from the nearest caches.
 const IN_ORDER: usize = 13;
 
 /// There is no state to set up.
@@ -77,7 +83,7 @@ macro_rules! in_order {
             for (row, sums) in $sums.iter_mut().enumerate() {
                 let a = $chunk.add(row * $block.a_row + 2 * pair).cast::<i32>();
                 let a = as_bf16(_mm512_set1_epi32(a.read_unaligned()));
-                sums[$half] = _mm512_dpbf16_ps(sums[$half], a, columns);
+                sums[$half] = _mm512_dpbf16_ps(sums[$half], columns, a);
             }
         }
     };
@@ -90,6 +96,24 @@ macro_rules! in_order {
 unsafe fn run_f32(block: &F32Block) {
     // SAFETY: by the caller's word.
     unsafe { by_rows!(f32_rows, block, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) }
+}
+
+/// # Safety
+///
+/// As [`NarrowF32::bf16`]; needs AVX-512 F.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn run_f32_over_bf16(block: &F32Block<u16>) {
+    // SAFETY: by the caller's word.
+    unsafe { by_rows!(f32_rows_over_bf16, block, 1 2 3 4 5 6 7 8 9 10 11 12 13) }
+}
+
+/// # Safety
+///
+/// As [`NarrowF32::f16`]; needs AVX-512 F.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn run_f32_over_f16(block: &F32Block<u16>) {
+    // SAFETY: by the caller's word.
+    unsafe { by_rows!(f32_rows_over_f16, block, 1 2 3 4 5 6 7 8 9 10 11 12 13) }
 }
 
 /// # Safety
@@ -124,6 +148,64 @@ unsafe fn f32_rows<const ROWS: usize>(block: &F32Block) {
     }
 }
 
+/// One half of a chunk's columns: first the even `k` of a pair, then the odd one.
+macro_rules! in_order_f32 {
+    ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
+        for pair in 0..CHUNK / 2 {
+            let pairs = _mm512_loadu_si512($b.add(pair * 32).cast());
+            let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
+            let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            let odd = _mm512_castsi512_ps(odd);
+            for (row, sums) in $sums.iter_mut().enumerate() {
+                let a = $a.add(row * $block.a_row + 2 * pair);
+                sums[$half] = _mm512_fmadd_ps(even, _mm512_set1_ps(*a), sums[$half]);
+                sums[$half] = _mm512_fmadd_ps(odd, _mm512_set1_ps(*a.add(1)), sums[$half]);
+            }
+        }
+    };
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn f32_rows_over_bf16<const ROWS: usize>(block: &F32Block<u16>) {
+    debug_assert_eq!(block.depth % CHUNK, 0, "chunks of bf16");
+    // SAFETY: rows and depth are inside what the caller has allocated.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        let (mut a, mut b) = (block.a, block.b);
+        for _ in 0..block.depth / CHUNK {
+            in_order_f32!(sums, 0, a, b, block);
+            compiler_fence(Ordering::SeqCst);
+            in_order_f32!(sums, 1, a, b.add(512), block);
+            a = a.add(CHUNK);
+            b = b.add(1024);
+        }
+        write!(sums, block);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn f32_rows_over_f16<const ROWS: usize>(block: &F32Block<u16>) {
+    // SAFETY: rows and depth are inside what the caller has allocated.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
+        let (mut a, mut b) = (block.a, block.b);
+        for _ in 0..block.depth {
+            let half = |at: *const u16| _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
+            let columns = [half(b), half(b.add(16))];
+            for (row, sums) in sums.iter_mut().enumerate() {
+                let value = _mm512_set1_ps(*a.add(row * block.a_row));
+                sums[0] = _mm512_fmadd_ps(value, columns[0], sums[0]);
+                sums[1] = _mm512_fmadd_ps(value, columns[1], sums[1]);
+            }
+            a = a.add(1);
+            b = b.add(PANEL);
+        }
+        write!(sums, block);
+    }
+}
+
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
@@ -135,7 +217,8 @@ unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
         for _ in 0..block.chunks {
             if ROWS <= IN_ORDER {
                 // Each sum takes its terms in the order of `k` here as below. Not a loop over the
-                // halves: sums at an index that varies would live in memory.
+                // halves: sums at an index that varies would live in memory. The value of `a` comes
+                // last, so that it is loaded by the instruction that multiplies.
                 in_order!(sums, 0, chunk, b, block);
                 // Else the compiler mixes both halves, to load the pairs of `a` once.
                 compiler_fence(Ordering::SeqCst);

@@ -125,15 +125,11 @@ unsafe fn exp_row_bf16(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
     _mm512_reduce_add_ps(sum)
 }
 
-/// Rows ahead of their use that are asked for: they stand apart, which the hardware's own
-/// prefetching does not follow.
-const ROWS_AHEAD: usize = 16;
-
 /// # Safety
 ///
 /// As [`Rowwise::dots`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn dots(x: &[f32], b: *const f32, stride: usize, out: &mut [f32]) {
+unsafe fn dots(x: &[f32], b: *const f32, stride: usize, ahead: usize, out: &mut [f32]) {
     for (block, out) in out.chunks_mut(LANES).enumerate() {
         // The last row takes the places of those that are missing.
         let row = |i: usize| {
@@ -149,7 +145,7 @@ unsafe fn dots(x: &[f32], b: *const f32, stride: usize, out: &mut [f32]) {
                 let x = _mm512_maskz_loadu_ps(mask, x.as_ptr().add(at));
                 for (i, sum) in sums.iter_mut().enumerate() {
                     let row = row(i).wrapping_add(at);
-                    let ahead = row.wrapping_add(ROWS_AHEAD * stride);
+                    let ahead = row.wrapping_add(ahead);
                     _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                     *sum = _mm512_fmadd_ps(x, _mm512_maskz_loadu_ps(mask, row), *sum);
                 }
@@ -194,17 +190,17 @@ fn lane_sums(x: [__m512; LANES]) -> __m512 {
 ///
 /// As [`Rowwise::mix`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn mix(weights: &[f32], b: *const f32, stride: usize, sums: &mut [f32]) {
+unsafe fn mix(weights: &[f32], b: *const f32, stride: usize, ahead: usize, sums: &mut [f32]) {
     let mut first = 0;
     for sums in sums.chunks_mut(8 * LANES) {
         // SAFETY: by the caller's word.
         unsafe {
             match sums.len().div_ceil(LANES) {
-                1 => mix_columns::<1>(weights, b.wrapping_add(first), stride, sums),
-                2 => mix_columns::<2>(weights, b.wrapping_add(first), stride, sums),
-                3 => mix_columns::<3>(weights, b.wrapping_add(first), stride, sums),
-                4 => mix_columns::<4>(weights, b.wrapping_add(first), stride, sums),
-                _ => mix_columns::<8>(weights, b.wrapping_add(first), stride, sums),
+                1 => mix_columns::<1>(weights, b.wrapping_add(first), stride, ahead, sums),
+                2 => mix_columns::<2>(weights, b.wrapping_add(first), stride, ahead, sums),
+                3 => mix_columns::<3>(weights, b.wrapping_add(first), stride, ahead, sums),
+                4 => mix_columns::<4>(weights, b.wrapping_add(first), stride, ahead, sums),
+                _ => mix_columns::<8>(weights, b.wrapping_add(first), stride, ahead, sums),
             }
         }
         first += sums.len();
@@ -218,6 +214,7 @@ unsafe fn mix_columns<const N: usize>(
     weights: &[f32],
     b: *const f32,
     stride: usize,
+    ahead: usize,
     out: &mut [f32],
 ) {
     let masks: [__mmask16; N] = std::array::from_fn(|i| {
@@ -231,7 +228,7 @@ unsafe fn mix_columns<const N: usize>(
     unsafe {
         for &weight in weights {
             let weight = _mm512_set1_ps(weight);
-            let ahead = row.wrapping_add(ROWS_AHEAD * stride);
+            let ahead = row.wrapping_add(ahead);
             for (i, sum) in sums.iter_mut().enumerate() {
                 _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(i * LANES).cast());
                 let values = _mm512_maskz_loadu_ps(masks[i], row.wrapping_add(i * LANES));

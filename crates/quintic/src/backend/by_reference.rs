@@ -1,8 +1,8 @@
 //! A backend that several encoders share is still a backend.
 
 use super::{
-    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Keys, Pool, Visible,
-    Weights, Widths,
+    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Keys, Pool, Visible, Weights,
+    Widths,
 };
 use crate::Result;
 use crate::batch::PackedBatch;

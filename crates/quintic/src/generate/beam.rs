@@ -9,8 +9,8 @@ use super::processors::{Processors, log_softmax, softmax};
 use super::random::Random;
 use super::request::{Finish, Request, Sequence};
 use super::search::{Next, Scores, Step, Wanted};
-use crate::backend::Chosen;
 use super::single::finish;
+use crate::backend::Chosen;
 
 /// What takes a score out of the competition.
 const OUT: f32 = -1.0e9;

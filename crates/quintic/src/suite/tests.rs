@@ -3,9 +3,7 @@
 
 use super::*;
 use crate::backend::reference::{self, Reference, Rows};
-use crate::backend::{
-    Attention, Buckets, Chosen, Epilogue, Keys, Pool, Visible, Weights, Widths,
-};
+use crate::backend::{Attention, Buckets, Chosen, Epilogue, Keys, Pool, Visible, Weights, Widths};
 use crate::batch::{Mask, PackedBatch};
 use crate::config::Activation;
 use crate::tensor::Tensor;

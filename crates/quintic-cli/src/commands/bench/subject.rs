@@ -325,7 +325,9 @@ mod tests {
                 config,
                 stored: DType::F32,
             };
-            let loaded = subject.load(slice, half, BackendKind::Cpu, &compute).unwrap();
+            let loaded = subject
+                .load(slice, half, BackendKind::Cpu, &compute)
+                .unwrap();
             loaded.weights
         };
         // d_model 128, inner 128, d_ff 256, 2 heads, 32 buckets; gated, with a head of its own.

@@ -267,7 +267,11 @@ mod tests {
     #[test]
     fn flops_of_generation() {
         let mut config = synthetic::config("tiny").unwrap();
-        (config.num_layers, config.num_decoder_layers, config.vocab_size) = (0, 1, 1000);
+        (
+            config.num_layers,
+            config.num_decoder_layers,
+            config.vocab_size,
+        ) = (0, 1, 1000);
         let generation = Generation {
             new_tokens: NonZeroUsize::new(2).unwrap(),
             beams: NonZeroUsize::new(4).unwrap(),

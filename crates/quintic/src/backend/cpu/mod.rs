@@ -17,9 +17,7 @@ use quintic_kernels::{
 
 use super::choose::top;
 use super::pool::pool;
-use super::{
-    Attention, Backend, Buckets, Chosen, Epilogue, PackedWeights, Pool, Weights, Widths,
-};
+use super::{Attention, Backend, Buckets, Chosen, Epilogue, PackedWeights, Pool, Weights, Widths};
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
 use crate::tensor::{DType, Tensor};

@@ -36,8 +36,7 @@ use quintic_cuda::{self as cuda, kernels};
 
 use super::choose::top;
 use super::{
-    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Pool, Visible, Weights,
-    Widths,
+    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Pool, Visible, Weights, Widths,
 };
 use crate::batch::PackedBatch;
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
@@ -515,13 +514,7 @@ impl Backend for Cuda {
         Stream::new(x.tokens, head.columns, contents)
     }
 
-    fn top(
-        &self,
-        x: &Stream,
-        head: &Matrix,
-        scale: f32,
-        k: usize,
-    ) -> Result<Vec<Vec<Chosen>>> {
+    fn top(&self, x: &Stream, head: &Matrix, scale: f32, k: usize) -> Result<Vec<Vec<Chosen>>> {
         let logits = self.logits(x, head, scale);
         Ok(top(&self.read_logits(&logits)?, logits.columns, k))
     }
