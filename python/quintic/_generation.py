@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -70,6 +70,46 @@ class ConditionalGeneration:
     def dtype(self) -> str:
         """Name of the type that weights are kept in."""
         return _arrays.LONG_NAMES[self._engine.dtype]
+
+    @property
+    def config(self) -> Any:
+        """The model's config: transformers' class for it, or the fields where that is not installed."""
+        fields = _json(self._engine.folder, "config.json") or self._engine.config
+        family = fields.get("model_type") or self._engine.config["model_type"] or self._families[0]
+        name = {"mt5": "MT5Config", "umt5": "UMT5Config"}.get(family, "T5Config")
+        return _hf_object(name, {key: value for key, value in fields.items() if key != "model_type"}, fields)
+
+    @property
+    def generation_config(self) -> Any:
+        """How the model generates by itself, as its files say. Changing it changes nothing: options
+        are given to :meth:`generate`.
+        """
+        folder = self._engine.folder
+        own = _json(folder, "generation_config.json")
+        if own is not None:
+            return _hf_object("GenerationConfig", own, own)
+        fields = _json(folder, "config.json") or self._engine.config
+        names = ("decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id")
+        known = {name: fields[name] for name in names if name in fields}
+        return _hf_object("GenerationConfig", known, known)
+
+    def get_encoder(self) -> Encoder:
+        """The encoder by itself, whose output :meth:`generate` and :meth:`forward` take as
+        ``encoder_outputs``."""
+        return Encoder(self)
+
+    def can_generate(self) -> bool:
+        """Yes, for programs that ask."""
+        return True
+
+    @property
+    def device(self) -> Any:
+        """Where tensors come from and go to: the host."""
+        try:
+            import torch
+        except ImportError:
+            return "cpu"
+        return torch.device("cpu")
 
     def eval(self) -> Any:
         """The model, which knows nothing else: there is no dropout."""
@@ -170,6 +210,8 @@ class ConditionalGeneration:
         encoder_outputs: Any = None,
         decoder_input_ids: Any = None,
         streamer: Any = None,
+        stop_strings: str | Sequence[str] | None = None,
+        tokenizer: Any = None,
         return_dict_in_generate: bool = False,
         max_rows: int = 32,
         **options: Any,
@@ -180,7 +222,8 @@ class ConditionalGeneration:
 
         With ``do_sample`` and without ``seed`` the seed is drawn from PyTorch's generator, so that
         ``torch.manual_seed`` makes a call repeatable. ``max_rows`` bounds how many sequences are
-        computed at a time. ``streamer`` has ``put`` and ``end``, for one row without beams. With
+        computed at a time. ``streamer`` has ``put`` and ``end``, for one row without beams.
+        ``stop_strings`` need the ``tokenizer``: a sequence ends with the token that completes one. With
         ``return_dict_in_generate`` comes transformers' class, with ``sequences`` and of beams
         ``sequences_scores``; scores of single steps are not kept.
         """
@@ -190,6 +233,7 @@ class ConditionalGeneration:
         as_torch = any(map(_arrays.is_torch, (ids, attention_mask, decoder_input_ids, _states_of(encoder_outputs))))
         given = self._given(ids, attention_mask, encoder_outputs)
         chosen = _options(generation_config, options)
+        stop = _stop(stop_strings or chosen.pop("stop_strings", None), tokenizer)
         start, pad, draws, n_sequences, n_beams = self._engine.generation_facts(json.dumps(chosen))
         if draws and chosen.get("seed") is None:
             chosen["seed"] = _seed()
@@ -211,7 +255,7 @@ class ConditionalGeneration:
             streamer.put(_array([first], as_torch))
             listener = lambda token: streamer.put(_array([token], as_torch))  # noqa: E731
         results = self._engine.generate(
-            given=given, prefixes=prefixes, options=text, max_rows=max_rows, listener=listener
+            given=given, prefixes=prefixes, options=text, max_rows=max_rows, listener=listener, stop=stop
         )
         if streamer is not None:
             streamer.end()
@@ -333,8 +377,6 @@ def _options(generation_config: Any, options: dict[str, Any]) -> dict[str, Any]:
             continue
         if name in _NOT_KEPT and value:
             raise UnsupportedError(f"`{name}` cannot be used: what a step leaves behind is not kept")
-        if name == "stop_strings":
-            raise UnsupportedError("`stop_strings` is for the command line: tokens are not decoded here")
         chosen[name] = value.tolist() if hasattr(value, "tolist") else value
     try:
         json.dumps(chosen)
@@ -343,12 +385,82 @@ def _options(generation_config: Any, options: dict[str, Any]) -> dict[str, Any]:
     return chosen
 
 
+def _stop(strings: str | Sequence[str] | None, tokenizer: Any) -> Callable[[list[int]], bool] | None:
+    """Whether new tokens, decoded, hold one of the strings."""
+    if not strings:
+        return None
+    if tokenizer is None:
+        raise InputError("`stop_strings` are given without the `tokenizer` that tokens are decoded with")
+    ends = [strings] if isinstance(strings, str) else list(strings)
+
+    def stop(tokens: list[int]) -> bool:
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        return any(end in text for end in ends)
+
+    return stop
+
+
+def _json(folder: str | None, name: str) -> dict[str, Any] | None:
+    """A file of the model's folder, if it is there."""
+    if folder is None or not os.path.exists(os.path.join(folder, name)):
+        return None
+    with open(os.path.join(folder, name), encoding="utf-8") as file:
+        fields: dict[str, Any] = json.load(file)
+    return fields
+
+
+def _hf_object(name: str, arguments: dict[str, Any], fields: dict[str, Any]) -> Any:
+    """transformers' class of that name made from ``arguments``, or ``fields`` as attributes."""
+    try:
+        import transformers
+    except ImportError:
+        return SimpleNamespace(**fields)
+    return getattr(transformers, name).from_dict(arguments)
+
+
 def _seed() -> int:
     try:
         import torch
     except ImportError:
         return int(np.random.default_rng().integers(2**62))
     return int(torch.randint(2**62, (1,)).item())
+
+
+class Encoder:
+    """The encoder of a :class:`ConditionalGeneration`: token ids in, hidden states out. It holds no weights
+    of its own.
+    """
+
+    main_input_name = "input_ids"
+
+    def __init__(self, model: ConditionalGeneration) -> None:
+        self._model = model
+
+    @property
+    def config(self) -> Any:
+        """That of the model."""
+        return self._model.config
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As :meth:`forward`."""
+        return self.forward(*args, **kwargs)
+
+    def forward(self, input_ids: Any = None, attention_mask: Any = None, *, return_dict: bool | None = None) -> Any:
+        """``last_hidden_state`` ``[rows, len, d_model]`` in float32, zeros where the mask hides."""
+        ids = _arrays.integers(input_ids, "input_ids")
+        _refuse_negative(ids)
+        spans = _spans(attention_mask, ids.shape)
+        engine = self._model._engine
+        flat = engine.encode([row[span].tolist() for row, span in zip(ids, spans, strict=True)])
+        states = np.zeros((*ids.shape, engine.d_model), np.float32)
+        tokens = flat.reshape(-1, engine.d_model)
+        first = 0
+        for row, span in enumerate(spans):
+            end = first + span.stop - span.start
+            states[row, span] = tokens[first:end]
+            first = end
+        array = _arrays.from_flat(states.reshape(-1), states.shape, "float32", _arrays.is_torch(input_ids))
+        return (array,) if return_dict is False else _output("BaseModelOutput", {"last_hidden_state": array})
 
 
 class T5ForConditionalGeneration(ConditionalGeneration):

@@ -170,7 +170,6 @@ def test_what_cannot_be_done_is_refused_by_name(twins: Twins) -> None:
     for error, part, call in [
         (errors.InputError, "`beams`", lambda: ours.generate(ids, beams=3)),
         (errors.UnsupportedError, "num_beam_groups", lambda: ours.generate(ids, num_beams=4, num_beam_groups=2)),
-        (errors.UnsupportedError, "stop_strings", lambda: ours.generate(ids, stop_strings="x")),
         (errors.UnsupportedError, "gap", lambda: ours.generate(ids, attention_mask=torch.tensor([[1, 0, 1] * 4] * 3))),
         (errors.InputError, "hides every", lambda: ours.generate(ids, attention_mask=torch.zeros_like(mask))),
         (errors.InputError, "shape", lambda: ours.generate(ids, attention_mask=mask[:2])),
@@ -189,3 +188,58 @@ def test_what_cannot_be_done_is_refused_by_name(twins: Twins) -> None:
     wrong = quintic.UMT5ForConditionalGeneration if ours._families != ("umt5",) else quintic.T5ForConditionalGeneration
     with pytest.raises(errors.ConfigError, match="model is of type"):
         wrong.from_pretrained(ours.name_or_path)
+
+
+def test_the_encoder_by_itself(twins: Twins) -> None:
+    """Its states are those of transformers, and generation goes on from them as from the ids."""
+    ids, mask = batch()
+    encoder = twins.ours.get_encoder()
+    found = encoder(ids, attention_mask=mask)
+    expected = twins.theirs.get_encoder()(ids, attention_mask=mask).last_hidden_state
+    shown = mask.bool()
+    near(found.last_hidden_state[shown], expected[shown])
+    assert not found.last_hidden_state[~shown].any()
+    options = {"num_beams": 2, "max_new_tokens": 8, "attention_mask": mask}
+    assert twins.ours.generate(encoder_outputs=found, **options).equal(twins.ours.generate(ids, **options))
+    assert encoder(ids.numpy(), return_dict=False)[0].shape == expected.shape
+    with pytest.raises(errors.InputError, match="outside the vocabulary"):
+        encoder(torch.tensor([[-1]]))
+
+
+def test_what_programs_ask_a_model(twins: Twins) -> None:
+    assert type(twins.ours.config) is type(twins.theirs.config)
+    assert twins.ours.config.num_decoder_layers == twins.theirs.config.num_decoder_layers
+    assert twins.ours.generation_config.decoder_start_token_id == 0
+    assert twins.ours.can_generate() and twins.ours.device == torch.device("cpu")
+
+
+class Words:
+    """A tokenizer whose text is its ids, each in brackets."""
+
+    def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+        return "".join(f"<{token}>" for token in tokens)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_stop_strings_end_a_sequence(twins: Twins, beams: int) -> None:
+    ids, mask = batch()
+    options = {"attention_mask": mask, "max_new_tokens": 12, "num_beams": beams}
+    whole = twins.ours.generate(ids, **options)
+    row = whole[0, 1:].tolist()
+    stop = f"<{row[2]}><{row[3]}>"
+    ended = twins.ours.generate(ids, **options, stop_strings=[stop, "nothing"], tokenizer=Words())
+    if beams == 1:
+        text = Words().decode(row, True)
+        n = text[: text.index(stop) + len(stop)].count("<")
+        assert ended[0, 1 : n + 1].tolist() == row[:n]
+        assert not ended[0, n + 1 :].any()
+    assert twins.ours.generate(ids, **options, stop_strings="nothing", tokenizer=Words()).equal(whole)
+    with pytest.raises(errors.InputError, match="without the `tokenizer`"):
+        twins.ours.generate(ids, stop_strings="x")
+
+    class Broken(Words):
+        def decode(self, tokens: list[int], skip_special_tokens: bool) -> str:
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        twins.ours.generate(ids, **options, stop_strings="x", tokenizer=Broken())

@@ -327,33 +327,7 @@ impl Encoder {
     /// The shape of the model under Hugging Face's names.
     #[getter]
     fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, pyo3::types::PyDict>> {
-        let config = self.encoder.config();
-        let dict = pyo3::types::PyDict::new(py);
-        dict.set_item("model_type", config.family.map(Family::model_type))?;
-        dict.set_item("vocab_size", config.vocab_size)?;
-        dict.set_item("d_model", config.d_model)?;
-        dict.set_item("d_kv", config.d_kv)?;
-        dict.set_item("d_ff", config.d_ff)?;
-        dict.set_item("num_layers", config.num_layers)?;
-        dict.set_item("num_heads", config.num_heads)?;
-        dict.set_item(
-            "relative_attention_num_buckets",
-            config.relative_attention_num_buckets,
-        )?;
-        dict.set_item(
-            "relative_attention_max_distance",
-            config.relative_attention_max_distance,
-        )?;
-        dict.set_item("layer_norm_epsilon", config.layer_norm_epsilon)?;
-        // Of a model without config.json, which is either of the two.
-        let activation = match config.feed_forward.gated {
-            true => "gated-gelu",
-            false => "relu",
-        };
-        dict.set_item("feed_forward_proj", activation)?;
-        dict.set_item("pad_token_id", config.pad_token_id)?;
-        dict.set_item("eos_token_id", config.eos_token_ids.first())?;
-        Ok(dict)
+        config_dict(py, self.encoder.config())
     }
 
     /// Whether feed-forward layers have two input products.
@@ -452,4 +426,37 @@ fn padded_mask(mask: Option<PyReadonlyArrayDyn<'_, bool>>) -> PyResult<PaddedMas
         2 => PaddedMask::Keys(flags),
         _ => PaddedMask::Pairs(flags),
     })
+}
+
+/// A shape under Hugging Face's names.
+pub(crate) fn config_dict<'py>(
+    py: Python<'py>,
+    config: &T5Config,
+) -> PyResult<Bound<'py, pyo3::types::PyDict>> {
+    let dict = pyo3::types::PyDict::new(py);
+    dict.set_item("model_type", config.family.map(Family::model_type))?;
+    dict.set_item("vocab_size", config.vocab_size)?;
+    dict.set_item("d_model", config.d_model)?;
+    dict.set_item("d_kv", config.d_kv)?;
+    dict.set_item("d_ff", config.d_ff)?;
+    dict.set_item("num_layers", config.num_layers)?;
+    dict.set_item("num_heads", config.num_heads)?;
+    dict.set_item(
+        "relative_attention_num_buckets",
+        config.relative_attention_num_buckets,
+    )?;
+    dict.set_item(
+        "relative_attention_max_distance",
+        config.relative_attention_max_distance,
+    )?;
+    dict.set_item("layer_norm_epsilon", config.layer_norm_epsilon)?;
+    // Of a model without config.json, which is either of the two.
+    let activation = match config.feed_forward.gated {
+        true => "gated-gelu",
+        false => "relu",
+    };
+    dict.set_item("feed_forward_proj", activation)?;
+    dict.set_item("pad_token_id", config.pad_token_id)?;
+    dict.set_item("eos_token_id", config.eos_token_ids.first())?;
+    Ok(dict)
 }

@@ -4,14 +4,16 @@ use std::ops::ControlFlow;
 
 use numpy::{IntoPyArray, PyArray1, PyReadonlyArray1};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use quintic::batch::PackedBatch;
 use quintic::config::Family;
 use quintic::generate::{
-    Event, Finish, GenerateOptions, GenerationConfig, Listener, Request, generate,
+    Event, Finish, GenerateOptions, GenerationConfig, Listener, Request, Stop, generate,
 };
 use quintic::{BackendKind, Decode, Error, Result, Seq2Seq, Sources};
 use serde_json::Value;
 
-use crate::encoder::{Computing, Files, stored_type};
+use crate::encoder::{Computing, Files, config_dict, stored_type};
 use crate::guard;
 
 /// A loaded model. Immutable; any number of threads may call it.
@@ -105,8 +107,10 @@ impl Model {
     }
 
     /// Generates from every source; `options` is a JSON object of transformers' names, put over
-    /// the model's own. `listener(token)` hears of the tokens of a single greedy or drawn row.
-    #[pyo3(signature = (*, given, prefixes, options, max_rows, listener))]
+    /// the model's own. `listener(token)` hears of the tokens of a single greedy or drawn row;
+    /// `stop(new_tokens)` is asked after each token of each sequence whether it ends.
+    #[pyo3(signature = (*, given, prefixes, options, max_rows, listener, stop))]
+    #[allow(clippy::too_many_arguments, reason = "named arguments of Python")]
     fn generate(
         &self,
         py: Python<'_>,
@@ -115,20 +119,42 @@ impl Model {
         options: String,
         max_rows: usize,
         listener: Option<Py<PyAny>>,
+        stop: Option<Py<PyAny>>,
     ) -> PyResult<Vec<Vec<Generated>>> {
         let sources = given.sources()?;
         let results = guard::run_interruptible(py, |signals| {
             let config = self.generation(&options)?;
             let start: Vec<u32> = config.decoder_start_token_id.into_iter().collect();
+            let prefix_of = |source: usize| match &prefixes {
+                Some(prefixes) => &prefixes[source],
+                None => &start,
+            };
+            // What Python raises ends everything, at the next step.
+            let asked = |new: &[u32]| match &stop {
+                Some(stop) => Python::attach(|py| {
+                    let answer = stop.call1(py, (new,)).and_then(|found| found.is_truthy(py));
+                    match answer {
+                        Ok(answer) => answer,
+                        Err(error) => {
+                            signals.note(Err(error));
+                            true
+                        }
+                    }
+                }),
+                None => false,
+            };
+            let stops: Vec<_> = (0..sources.len())
+                .map(|source| {
+                    let n = prefix_of(source).len();
+                    move |tokens: &[u32]| asked(&tokens[n..])
+                })
+                .collect();
             let requests: Vec<Request<'_>> = (0..sources.len())
                 .map(|source| Request {
                     source,
-                    prefix: match &prefixes {
-                        Some(prefixes) => &prefixes[source],
-                        None => &start,
-                    },
+                    prefix: prefix_of(source),
                     config: &config,
-                    stop: None,
+                    stop: (stop.is_some()).then_some(&stops[source] as Stop<'_>),
                 })
                 .collect();
             let interrupted = || signals.pending();
@@ -167,6 +193,34 @@ impl Model {
                     .collect()
             })
             .collect())
+    }
+
+    /// The encoder's hidden states of every source, `[tokens, d_model]`, sources end to end.
+    fn encode<'py>(
+        &self,
+        py: Python<'py>,
+        rows: Vec<Vec<u32>>,
+    ) -> PyResult<Bound<'py, PyArray1<f32>>> {
+        let states = guard::run(py, || {
+            let batch = PackedBatch::from_rows(&rows, self.0.config().vocab_size)?;
+            self.0.encoder().hidden_states(&batch, false)
+        })?;
+        Ok(states.last.into_pyarray(py))
+    }
+
+    /// The shape of the model under Hugging Face's names.
+    #[getter]
+    fn config<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let config = self.0.config();
+        let dict = config_dict(py, config)?;
+        dict.set_item("num_decoder_layers", config.num_decoder_layers)?;
+        Ok(dict)
+    }
+
+    /// Folder of config.json, if there is one.
+    #[getter]
+    fn folder(&self) -> Option<String> {
+        self.0.folder().map(|folder| folder.display().to_string())
     }
 
     /// What these options, over the model's own, come to: start token, what fills up behind an

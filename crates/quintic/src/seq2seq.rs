@@ -248,6 +248,11 @@ impl Seq2Seq {
         self.model.is_tied()
     }
 
+    /// Where config.json is, of a model from files that has one.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// How the model generates unless it is told otherwise: its `generation_config.json`, or the
     /// generation fields of `config.json` where there is none.
     ///

@@ -74,9 +74,8 @@ impl<B: ScoreBias, M: ScoreMask> Work<'_, B, M> {
             sum: 0.0,
         };
         let mut found = vec![nothing; task.heads.len()];
-        // SAFETY (all of them): the room has a block of scores and `d_kv` sums for each head;
-        // queries, keys and values were checked to lie inside their operands; the instruction set
-        // is available.
+        // SAFETY: the room has a block of scores and `d_kv` sums for each head; queries, keys and
+        // values were checked to lie inside their operands; the instruction set is available.
         unsafe {
             for head in 0..task.heads.len() {
                 self.sums_of(memory, head).fill(0.0);
@@ -115,7 +114,7 @@ impl<B: ScoreBias, M: ScoreMask> Work<'_, B, M> {
             for (at, head) in task.heads.clone().enumerate() {
                 let key = all.starts[task.row] + keys.start + first;
                 let column = all.key_column + head * d_kv;
-                // SAFETY: see above.
+                // SAFETY: as in `few_query`.
                 unsafe {
                     let q = f32_row(attention.queries, token, head * d_kv, d_kv);
                     let k = all.keys.as_f32().add(key * stride + column);
@@ -148,7 +147,7 @@ impl<B: ScoreBias, M: ScoreMask> Work<'_, B, M> {
             query: position,
             first_key: keys.start,
         };
-        // SAFETY: see above.
+        // SAFETY: as in `few_query`.
         unsafe {
             let scores = memory.add(at * self.room.score_row);
             let scores = std::slice::from_raw_parts_mut(scores, keys.len());
@@ -187,7 +186,7 @@ impl<B: ScoreBias, M: ScoreMask> Work<'_, B, M> {
             for (at, head) in task.heads.clone().enumerate() {
                 let key = all.starts[task.row] + keys.start + first;
                 let column = all.value_column + head * attention.d_kv;
-                // SAFETY: see above.
+                // SAFETY: as in `few_query`.
                 unsafe {
                     let v = all.values.as_f32().add(key * stride + column);
                     let weights = memory.add(at * self.room.score_row + first);
@@ -215,7 +214,7 @@ impl<B: ScoreBias, M: ScoreMask> Work<'_, B, M> {
     unsafe fn sums_of(&self, memory: *mut f32, at: usize) -> &mut [f32] {
         let d_kv = self.attention.d_kv;
         let start = self.room.sums + at * d_kv.next_multiple_of(16);
-        // SAFETY: see above.
+        // SAFETY: as in `few_query`.
         unsafe { std::slice::from_raw_parts_mut(memory.add(start), d_kv) }
     }
 }
