@@ -143,12 +143,15 @@ class ConditionalGeneration:
         Without ``decoder_input_ids`` they are the labels shifted right. The decoder sees what stands
         before each position, so that padding behind a row changes nothing in front of it: a
         ``decoder_attention_mask`` may hide that and nothing else. Comes back as
-        transformers' ``Seq2SeqLMOutput`` where that is installed.
+        transformers' ``Seq2SeqLMOutput`` where that is installed, with
+        ``encoder_last_hidden_state`` to go on from.
         """
         unknown = {name: value for name, value in unknown.items() if value is not None and value is not False}
         if unknown:
             raise TypeError(f"forward() got unexpected keyword arguments: {', '.join(unknown)}")
         as_torch = any(map(_arrays.is_torch, (input_ids, decoder_input_ids, labels, _states_of(encoder_outputs))))
+        if encoder_outputs is None and input_ids is not None:
+            encoder_outputs, input_ids = self.get_encoder()(input_ids, attention_mask), None
         given = self._given(input_ids, attention_mask, encoder_outputs)
         wanted = None if labels is None else _arrays.integers(labels, "labels")
         if decoder_input_ids is not None:
@@ -169,6 +172,7 @@ class ConditionalGeneration:
         )
         vocab, d_model = self._engine.vocab_size, self._engine.d_model
         fields: dict[str, Any] = {"logits": _arrays.from_flat(logits, (rows, length, vocab), "float32", as_torch)}
+        states = _states_of(encoder_outputs)
         if wanted is not None:
             n_targets = int((wanted != _IGNORED_LABEL).sum())
             # As in PyTorch, the mean of nothing is no number.
@@ -178,10 +182,11 @@ class ConditionalGeneration:
             fields["decoder_hidden_states"] = tuple(
                 _arrays.from_flat(values, (rows, length, d_model), "float32", as_torch) for values in (*inner, last)
             )
-        output = _output("Seq2SeqLMOutput", fields)
+        fields["encoder_last_hidden_state"] = states
         if return_dict is False:
-            return tuple(fields[name] for name in ("loss", "logits", "decoder_hidden_states") if name in fields)
-        return output
+            order = ("loss", "logits", "decoder_hidden_states", "encoder_last_hidden_state")
+            return tuple(fields[name] for name in order if name in fields)
+        return _output("Seq2SeqLMOutput", fields)
 
     def score(
         self, input_ids: Any, labels: Any, attention_mask: Any = None, encoder_outputs: Any = None

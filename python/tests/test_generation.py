@@ -206,6 +206,21 @@ def test_the_encoder_by_itself(twins: Twins) -> None:
         encoder(torch.tensor([[-1]]))
 
 
+def test_a_pass_can_go_on_from_another_ones_encoder(twins: Twins) -> None:
+    ids, mask = batch()
+    labels = torch.randint(2, VOCAB, (3, 5), generator=torch.Generator().manual_seed(4))
+    first = twins.ours(ids, attention_mask=mask, labels=labels)
+    with torch.no_grad():
+        theirs = twins.theirs(ids, attention_mask=mask, labels=labels)
+    shown = mask.bool()
+    near(first.encoder_last_hidden_state[shown], theirs.encoder_last_hidden_state[shown])
+    again = twins.ours(encoder_outputs=(first.encoder_last_hidden_state,), attention_mask=mask, labels=labels)
+    assert again.logits.equal(first.logits) and again.loss.equal(first.loss)
+    loss, logits, states = twins.ours(ids, attention_mask=mask, labels=labels, return_dict=False)
+    assert loss.equal(first.loss) and logits.equal(first.logits)
+    assert states.equal(first.encoder_last_hidden_state)
+
+
 def test_what_programs_ask_a_model(twins: Twins) -> None:
     assert type(twins.ours.config) is type(twins.theirs.config)
     assert twins.ours.config.num_decoder_layers == twins.theirs.config.num_decoder_layers
