@@ -10,7 +10,7 @@ use crate::checkpoint::{Checkpoint, TensorSource};
 use crate::compute::{Compute, ComputeType};
 use crate::config::T5Config;
 use crate::generate::{
-    DecoderRows, GenerateOptions, GenerationConfig, Request, Sequence, generate,
+    DecoderRows, GenerateOptions, GenerationConfig, Logits, Request, Sequence, generate,
 };
 use crate::limits::{MAX_JSON_BYTES, read_file};
 use crate::model::{Decoder, DecoderState, Encoder, Feed, Interrupted, Pass, TakeTensor};
@@ -606,9 +606,12 @@ impl<B: Backend> DecoderRows for Rows<'_, B> {
         Ok(())
     }
 
-    fn logits(&self) -> Result<Vec<f32>> {
+    fn logits(&self) -> Result<Logits> {
         let logits = self.model.decoder.logits(self.backend(), self.last());
-        self.backend().read_logits(&logits)
+        Ok(Logits {
+            values: self.backend().read_logits(&logits)?,
+            log_sums: self.backend().log_sums(&logits)?,
+        })
     }
 
     fn top(&self, k: usize) -> Result<Vec<Vec<Chosen>>> {

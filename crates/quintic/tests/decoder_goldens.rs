@@ -149,13 +149,13 @@ fn step_by_step_is_all_at_once() {
             // Row 1 first, then row 0 twice and row 2, and row 1 leaves.
             steps.admit(&[1]).unwrap();
             steps.advance(&[&rows[1][..2]]).unwrap();
-            assert_near(&steps.logits().unwrap(), at(1, 1));
+            assert_near(&steps.logits().unwrap().values, at(1, 1));
             steps.admit(&[0, 2]).unwrap();
             assert_eq!(steps.n_rows(), 3);
             steps
                 .advance(&[&rows[1][2..3], &rows[0][..7], &rows[2][..1]])
                 .unwrap();
-            let logits = steps.logits().unwrap();
+            let logits = steps.logits().unwrap().values;
             for (slot, (row, token)) in [(1, 2), (0, 6), (2, 0)].into_iter().enumerate() {
                 assert_near(&logits[slot * vocab..][..vocab], at(row, token));
             }
@@ -164,14 +164,14 @@ fn step_by_step_is_all_at_once() {
             steps
                 .advance(&[&rows[0][7..8], &rows[1][3..], &other])
                 .unwrap();
-            let logits = steps.logits().unwrap();
+            let logits = steps.logits().unwrap().values;
             assert_near(&logits[..vocab], at(0, 7));
             assert_near(&logits[vocab..2 * vocab], at(1, 3));
             // The copy went another way, and did not lead the first one astray.
             steps.select(&[0]);
             for token in 8..rows[0].len() {
                 steps.advance(&[&rows[0][token..=token]]).unwrap();
-                let logits = steps.logits().unwrap();
+                let logits = steps.logits().unwrap().values;
                 assert_near(&logits, at(0, token));
                 let top = &steps.top(3).unwrap()[0];
                 let mut falling = logits.clone();

@@ -166,7 +166,7 @@ fn score_answers(
         let all: Vec<usize> = (0..range.len()).collect();
         rows.admit(&all)?;
         rows.advance(&vec![&[start][..]; range.len()])?;
-        let logits = rows.logits()?;
+        let logits = rows.logits()?.values;
         for (row, scores) in range.zip(logits.chunks_exact(vocab)) {
             let own: Vec<f64> = answers
                 .iter()

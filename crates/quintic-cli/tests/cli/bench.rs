@@ -29,6 +29,44 @@ fn is_near(a: f64, b: f64) {
 }
 
 #[test]
+fn generation() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens.json");
+    let rest = [
+        "--rows",
+        "2",
+        "--tokens",
+        "5",
+        "--new-tokens",
+        "4",
+        "--runs",
+        "1",
+    ];
+    let own = |more: &[&str]| -> Value {
+        let save = ["--json", "--save-output", tokens.to_str().unwrap()];
+        let report = tiny(&[&rest[..], &save, more].concat()).good().json();
+        let rows: Vec<Vec<u32>> = serde_json::from_slice(&std::fs::read(&tokens).unwrap()).unwrap();
+        assert!(rows.len() == 2 && rows.iter().all(|row| row.len() == 4));
+        report
+    };
+    let report = own(&[]);
+    assert_eq!(report["new_tokens"], 4);
+    assert_eq!(report["verified_rel_rms"], json!(0.0));
+    // Tokens that were written.
+    let seconds = number(&report, "ms_median") / 1e3;
+    is_near(number(&report, "tokens_per_s"), 8.0 / seconds);
+    // The encoder and cross keys and values once; decoder and head four times.
+    let encoder = 2 * (128 * (4 * 128 + 3 * 256) + 2 * 128) + 128 + 32 * 2;
+    let step = 2 * (128 * (6 * 128 + 3 * 256) + 3 * 128) + 128 + 32 * 2 + 32_128 * 128;
+    let parameters = encoder + 2 * 2 * 128 * 128 + 4 * step;
+    assert_eq!(report["weight_bytes"], 4 * parameters);
+    assert_eq!(own(&["--num-beams", "3"])["num_beams"], 3);
+    let npy = [&rest[..], &["--save-output", "states.npy"]].concat();
+    tiny(&npy).fails(8, &["expected a name in `.json`"]);
+    tiny(&["--tokens", "5", "--num-beams", "2"]).fails(2, &["--new-tokens"]);
+}
+
+#[test]
 fn figures_for_programs() {
     let report = tiny(&["--rows", "2", "--tokens", "5", "--runs", "3", "--json"])
         .good()

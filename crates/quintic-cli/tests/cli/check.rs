@@ -85,7 +85,7 @@ fn cases_are_chosen_by_name() {
         "--dtype",
         "bf16",
         "--filter",
-        "logits/draws",
+        "logits/scale -2",
     ];
     let ran = run(&args).good();
     assert_eq!(ran.out.lines().count(), 4, "{}", ran.out);

@@ -183,4 +183,8 @@ impl<B: Backend> Backend for &B {
     fn read_logits(&self, logits: &B::Logits) -> Result<Vec<f32>> {
         B::read_logits(self, logits)
     }
+
+    fn log_sums(&self, logits: &B::Logits) -> Result<Vec<f64>> {
+        B::log_sums(self, logits)
+    }
 }

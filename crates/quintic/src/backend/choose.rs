@@ -10,6 +10,11 @@ pub(super) fn top(logits: &[f32], vocab: usize, k: usize) -> Vec<Vec<Chosen>> {
         .collect()
 }
 
+/// [`log_total`] of each row of `logits`, `[rows, vocab]`.
+pub(super) fn log_sums(logits: &[f32], vocab: usize) -> Vec<f64> {
+    logits.chunks_exact(vocab.max(1)).map(log_total).collect()
+}
+
 /// `log sum exp` of all scores, by which a score becomes a log-probability.
 pub(crate) fn log_total(scores: &[f32]) -> f64 {
     let max = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);

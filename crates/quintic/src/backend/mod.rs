@@ -374,4 +374,7 @@ pub trait Backend: Send + Sync {
 
     /// A copy of the logits in host memory, `[rows, vocab]`.
     fn read_logits(&self, logits: &Self::Logits) -> Result<Vec<f32>>;
+
+    /// `ln(sum(e^x))` of each row of logits, by which a score becomes a log-probability.
+    fn log_sums(&self, logits: &Self::Logits) -> Result<Vec<f64>>;
 }

@@ -5,7 +5,7 @@
 //! token, or the lower one where processors had their say. torch leaves that open.
 
 use super::config::EarlyStopping;
-use super::processors::{Processors, log_softmax, softmax};
+use super::processors::{Processors, softmax};
 use super::random::Random;
 use super::request::{Finish, Request, Sequence};
 use super::search::{Next, Scores, Step, Wanted};
@@ -97,13 +97,18 @@ impl<'a> BeamSearch<'a> {
     pub(super) fn step(&mut self, scores: Scores<'_>) -> Step {
         let picked = match scores {
             Scores::Top(rows) => self.of_the_likeliest(rows),
-            Scores::Logits { values, vocab } => {
+            Scores::Logits {
+                values,
+                log_sums,
+                vocab,
+            } => {
                 let rows: Vec<Vec<f32>> = values
                     .chunks_exact(vocab)
+                    .zip(log_sums)
                     .enumerate()
-                    .map(|(row, logits)| {
-                        let mut scores = logits.to_vec();
-                        log_softmax(&mut scores);
+                    .map(|(row, (logits, &log_sum))| {
+                        let log_probs = logits.iter().map(|&x| (f64::from(x) - log_sum) as f32);
+                        let mut scores: Vec<f32> = log_probs.collect();
                         self.processors
                             .apply(&self.running[row].tokens, &mut scores);
                         scores

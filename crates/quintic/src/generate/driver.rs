@@ -111,7 +111,8 @@ pub fn generate(
             let scores = match (this.search.wanted(vocab), &top, &logits) {
                 (Wanted::Top(_), Some(top), _) => Scores::Top(&top[first..first + n]),
                 (Wanted::Logits, _, Some(logits)) => Scores::Logits {
-                    values: &logits[first * vocab..(first + n) * vocab],
+                    values: &logits.values[first * vocab..(first + n) * vocab],
+                    log_sums: &logits.log_sums[first..first + n],
                     vocab,
                 },
                 _ => unreachable!("what is wanted was asked for"),

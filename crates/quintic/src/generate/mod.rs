@@ -22,4 +22,4 @@ pub use config::{EarlyStopping, GenerationConfig};
 pub use driver::{GenerateOptions, Listener, generate};
 pub use labels::{IGNORED_LABEL, shift_right};
 pub use request::{Event, Finish, Request, Sequence, Stop};
-pub use rows::DecoderRows;
+pub use rows::{DecoderRows, Logits};

@@ -233,7 +233,7 @@ pub(super) fn softmax(scores: &[f32]) -> Vec<f64> {
 }
 
 /// Scores as log-probabilities.
-pub(super) fn log_softmax(scores: &mut [f32]) {
+fn log_softmax(scores: &mut [f32]) {
     let shift = log_total(scores);
     for score in scores {
         *score = (f64::from(*score) - shift) as f32;

@@ -3,6 +3,15 @@
 use crate::Result;
 use crate::backend::Chosen;
 
+/// Scores of a whole vocabulary.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logits {
+    /// Scores, `[rows, vocab_size]`.
+    pub values: Vec<f32>,
+    /// `ln(sum(e^x))` of each row: a score less this is a log-probability.
+    pub log_sums: Vec<f64>,
+}
+
 /// Rows of a decoder, each with a source that it attends to and the tokens that it has been fed.
 ///
 /// Rows are numbered from 0 and come and go between steps: [`DecoderRows::admit`] adds some at
@@ -35,13 +44,13 @@ pub trait DecoderRows {
     /// [`DecoderRows::vocab_size`]; what the backend met on the way.
     fn advance(&mut self, tokens: &[&[u32]]) -> Result<()>;
 
-    /// Scores of each row's next token, `[rows, vocab_size]`: after [`DecoderRows::advance`],
-    /// before the next [`DecoderRows::select`] or [`DecoderRows::admit`].
+    /// Scores of each row's next token: after [`DecoderRows::advance`], before the next
+    /// [`DecoderRows::select`] or [`DecoderRows::admit`].
     ///
     /// # Errors
     ///
     /// What the backend met on the way.
-    fn logits(&self) -> Result<Vec<f32>>;
+    fn logits(&self) -> Result<Logits>;
 
     /// Each row's `k` most likely next tokens, all if there are fewer, most likely first and the
     /// lower id first among equals, with their log-probabilities: as [`DecoderRows::logits`]

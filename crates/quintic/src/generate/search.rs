@@ -18,8 +18,12 @@ pub(super) enum Wanted {
 pub(super) enum Scores<'a> {
     /// The most likely ones of each row, most likely first; as many as wanted, or more.
     Top(&'a [Vec<Chosen>]),
-    /// Every token's score, `[rows, vocab]`.
-    Logits { values: &'a [f32], vocab: usize },
+    /// Every token's score, `[rows, vocab]`, and each row's `ln(sum(e^x))`.
+    Logits {
+        values: &'a [f32],
+        log_sums: &'a [f64],
+        vocab: usize,
+    },
 }
 
 /// How a row goes on: as a copy of one of the request's rows, with this token.

@@ -4,7 +4,7 @@ use super::processors::{Processors, softmax};
 use super::random::Random;
 use super::request::{Event, Finish, Request, Sequence};
 use super::search::{Next, Scores, Step, Wanted};
-use crate::backend::{Chosen, log_total};
+use crate::backend::Chosen;
 
 /// The sequences of one request, each by itself.
 pub(super) struct Single<'a> {
@@ -65,8 +65,13 @@ impl<'a> Single<'a> {
             let row = if self.is_first { 0 } else { slot };
             let chosen = match &scores {
                 Scores::Top(rows) => rows[row][0],
-                Scores::Logits { values, vocab } => {
-                    self.choose(&values[row * vocab..][..*vocab], &mut sequence)
+                Scores::Logits {
+                    values,
+                    log_sums,
+                    vocab,
+                } => {
+                    let logits = &values[row * vocab..][..*vocab];
+                    self.choose(logits, log_sums[row], &mut sequence)
                 }
             };
             sequence.tokens.push(chosen.id);
@@ -96,7 +101,7 @@ impl<'a> Single<'a> {
         }
     }
 
-    fn choose(&self, logits: &[f32], sequence: &mut Running) -> Chosen {
+    fn choose(&self, logits: &[f32], log_sum: f64, sequence: &mut Running) -> Chosen {
         let mut scores = logits.to_vec();
         self.processors.apply(&sequence.tokens, &mut scores);
         let id = match self.request.config.do_sample {
@@ -105,7 +110,7 @@ impl<'a> Single<'a> {
         };
         Chosen {
             id: id as u32,
-            log_prob: (f64::from(logits[id]) - log_total(logits)) as f32,
+            log_prob: (f64::from(logits[id]) - log_sum) as f32,
         }
     }
 

@@ -202,7 +202,7 @@ fn a_users_limit_replaces_that_of_the_file() {
 /// More beams than a vocabulary has continuations: three tokens, of which one ends.
 #[test]
 fn a_tiny_vocabulary_runs_out_of_continuations() {
-    use super::{DecoderRows, GenerateOptions, Request, generate};
+    use super::{DecoderRows, GenerateOptions, Logits, Request, generate};
     use crate::Result;
     use crate::backend::Chosen;
 
@@ -227,8 +227,11 @@ fn a_tiny_vocabulary_runs_out_of_continuations() {
             assert_eq!(tokens.len(), self.0);
             Ok(())
         }
-        fn logits(&self) -> Result<Vec<f32>> {
-            Ok([0.5, 0.25, -1.0].repeat(self.0))
+        fn logits(&self) -> Result<Logits> {
+            Ok(Logits {
+                values: [0.5, 0.25, -1.0].repeat(self.0),
+                log_sums: vec![1.187; self.0],
+            })
         }
         fn top(&self, k: usize) -> Result<Vec<Vec<Chosen>>> {
             let chosen = |id, log_prob| Chosen { id, log_prob };

@@ -57,10 +57,18 @@ fn logits<B: Backend>(
     );
     let matrix = backend.prepare_matrix(stacked(vocab, d_model, &head), None)?;
     let own = backend.stream(rows, d_model, &x.data);
-    let found = backend.read_logits(&backend.logits(&own, &matrix, scale))?;
+    let logits = backend.logits(&own, &matrix, scale);
+    let found = backend.read_logits(&logits)?;
     worst.compare("logits", &found, &expected.data, |at| {
         bounds::sum(d_model, scale.abs() * sizes.data[at])
             + 2.0 * bounds::SINGLE * f64::from(expected.data[at].abs())
+    });
+    // Of the logits that were found: their own error is bounded above.
+    let narrow = |sums: Vec<f64>| -> Vec<f32> { sums.into_iter().map(|sum| sum as f32).collect() };
+    let sums = narrow(backend.log_sums(&logits)?);
+    let exact = narrow(Reference.log_sums(&Rows::new(rows, vocab, found))?);
+    worst.compare("logarithms of sums", &sums, &exact, |at| {
+        (40.0 + 2.0 * f64::from(exact[at].abs())) * bounds::SINGLE
     });
     Ok(())
 }

@@ -15,7 +15,7 @@ use quintic_kernels::{
     Plain, Precision, RelativeBias, Storage, Stream,
 };
 
-use super::choose::top;
+use super::choose::{log_sums, top};
 use super::pool::pool;
 use super::{Attention, Backend, Buckets, Chosen, Epilogue, PackedWeights, Pool, Weights, Widths};
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
@@ -439,6 +439,14 @@ impl Backend for Cpu {
 
     fn read_logits(&self, logits: &Stream) -> Result<Vec<f32>> {
         Ok(logits.values().to_vec())
+    }
+
+    fn log_sums(&self, logits: &Stream) -> Result<Vec<f64>> {
+        let found: Option<Vec<_>> = self.kernels.top(logits, 0).into_iter().collect();
+        Ok(match found {
+            Some(rows) => rows.into_iter().map(|row| row.log_sum_exp).collect(),
+            None => log_sums(logits.values(), logits.columns()),
+        })
     }
 }
 

@@ -34,7 +34,7 @@ use quintic_cuda::memory::{Buffer, Memory};
 use quintic_cuda::parameters::{Convert, Embed, Gate, RmsNorm};
 use quintic_cuda::{self as cuda, kernels};
 
-use super::choose::top;
+use super::choose::{log_sums, top};
 use super::{
     Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Pool, Visible, Weights, Widths,
 };
@@ -545,6 +545,10 @@ impl Backend for Cuda {
 
     fn read_logits(&self, logits: &Stream) -> Result<Vec<f32>> {
         self.read_stream(logits)
+    }
+
+    fn log_sums(&self, logits: &Stream) -> Result<Vec<f64>> {
+        Ok(log_sums(&self.read_logits(logits)?, logits.columns))
     }
 }
 

@@ -8,7 +8,7 @@
 mod attention;
 mod product;
 
-use super::choose::top;
+use super::choose::{log_sums, top};
 use super::pool::pool;
 use super::{Attention, Backend, Buckets, Chosen, Epilogue, Pool, Weights, Widths};
 use crate::tensor::Tensor;
@@ -231,6 +231,10 @@ impl Backend for Reference {
 
     fn read_logits(&self, logits: &Rows) -> Result<Vec<f32>> {
         Ok(logits.data.clone())
+    }
+
+    fn log_sums(&self, logits: &Rows) -> Result<Vec<f64>> {
+        Ok(log_sums(&logits.data, logits.columns))
     }
 }
 
