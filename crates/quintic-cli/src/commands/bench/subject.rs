@@ -254,7 +254,10 @@ impl<'a> Counting<'a> {
         let mut weights = self.weights;
         match model {
             Model::Encoder(_) => {}
-            Model::Both(both) if both.is_tied() => weights.step += self.table,
+            // A head that repeats the table is stored, and counted, by itself.
+            Model::Both(both) if both.is_tied() && !self.taken.contains(HEAD) => {
+                weights.step += self.table;
+            }
             Model::Both(_) => {}
         }
         weights

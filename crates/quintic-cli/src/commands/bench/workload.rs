@@ -46,16 +46,22 @@ impl Generation {
         })
     }
 
-    /// The best sequence's new tokens, a row for each source.
-    pub(super) fn run(self, model: &Seq2Seq, sources: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
-        let mut config = GenerationConfig::of_model(model.config(), None)?;
+    fn config(self, model: &T5Config) -> Result<GenerationConfig> {
+        let mut config = GenerationConfig::of_model(model, None)?;
         let chosen = json!({
             "max_new_tokens": self.new_tokens,
             "num_beams": self.beams,
-            "eos_token_id": null,
+            // Not null, which leaves the model's own.
+            "eos_token_id": [],
             "decoder_start_token_id": config.decoder_start_token_id.unwrap_or(0),
         });
         config.choose(chosen.as_object().unwrap_or(&serde_json::Map::new()))?;
+        Ok(config)
+    }
+
+    /// The best sequence's new tokens, a row for each source.
+    pub(super) fn run(self, model: &Seq2Seq, sources: &[Vec<u32>]) -> Result<Vec<Vec<u32>>> {
+        let config = self.config(model.config())?;
         let options = GenerateOptions {
             max_rows: sources.len() * self.beams.get(),
             ..GenerateOptions::default()
@@ -276,6 +282,11 @@ mod tests {
             new_tokens: NonZeroUsize::new(2).unwrap(),
             beams: NonZeroUsize::new(4).unwrap(),
         };
+        // Nothing ends a row before it has as many tokens as are counted.
+        config.eos_token_ids = vec![1];
+        let chosen = generation.config(&config).unwrap();
+        assert!(chosen.eos_token_id.is_empty());
+        assert_eq!((chosen.max_new_tokens, chosen.num_beams), (Some(2), 4));
         // Cross keys and values of 3 tokens; two steps; 1 + 2 tokens back and 3 across, twice.
         let cross = 3 * 2 * 2 * 128 * 128;
         let steps = 2 * 2 * (6 * 128 * 128 + 3 * 128 * 256 + 128 * 1000);
