@@ -46,7 +46,7 @@ impl Kernels {
     /// # Numerics
     ///
     /// Queries, keys and values are f32; the type of `out` says how they are multiplied. In f32
-    /// everything is, and so is everything of a row with one query, as in a decoder's step. In
+    /// everything is, and so is everything of a row with one query and of the few of a decoder's step. In
     /// bf16, scores are computed from f32 (with AMX, from two bf16 parts each), since T5 does not
     /// scale them and an error of a score is a factor of a weight; weights of the softmax and
     /// values are rounded to bf16, and the sum that weights are divided by is the sum of the
@@ -101,7 +101,8 @@ impl Kernels {
             1
         };
         let block = self.query_block(planes);
-        let is_few = |row: usize| length(row) <= few::FEW;
+        let few = few::few(attention);
+        let is_few = |row: usize| length(row) <= few;
         let n_few = rows.iter().filter(|&&row| is_few(row)).count();
         let heads = few::heads_of_a_task(attention.n_heads, n_few, self.pool.threads());
         let mut tasks = Vec::new();
@@ -245,7 +246,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
     /// Whether the task's row has so few queries that its keys are read where they stand.
     fn is_few(&self) -> bool {
         let starts = &self.attention.row_starts[self.task.row..];
-        starts[1] - starts[0] <= few::FEW
+        starts[1] - starts[0] <= few::few(self.attention)
     }
 
     fn lay_out(&self) -> Room {

@@ -475,7 +475,7 @@ impl<B: Backend> Both<B> {
             sources,
             interrupted,
             state: self.decoder.state(self.encoder.backend()),
-            last: None,
+            scored: None,
         }
     }
 }
@@ -486,8 +486,8 @@ struct Rows<'a, B: Backend> {
     sources: Sources<'a>,
     interrupted: Option<Interrupted<'a>>,
     state: DecoderState<B>,
-    /// Hidden states of each row's last token, until rows change.
-    last: Option<B::Stream>,
+    /// Hidden states of each row's scored tokens, until rows change.
+    scored: Option<B::Stream>,
 }
 
 impl<B: Backend> Rows<'_, B> {
@@ -523,9 +523,9 @@ impl<B: Backend> Rows<'_, B> {
         Ok((x, row_starts))
     }
 
-    fn last(&self) -> &B::Stream {
-        match &self.last {
-            Some(last) => last,
+    fn scored(&self) -> &B::Stream {
+        match &self.scored {
+            Some(scored) => scored,
             None => panic!("scores were asked for before rows were fed"),
         }
     }
@@ -541,7 +541,7 @@ impl<B: Backend> DecoderRows for Rows<'_, B> {
     }
 
     fn admit(&mut self, sources: &[usize]) -> Result<()> {
-        self.last = None;
+        self.scored = None;
         if sources.is_empty() {
             return Ok(());
         }
@@ -578,36 +578,60 @@ impl<B: Backend> DecoderRows for Rows<'_, B> {
     }
 
     fn select(&mut self, rows: &[usize]) {
-        self.last = None;
+        self.scored = None;
         let model = self.model;
         model
             .decoder
             .select(model.encoder.backend(), &mut self.state, rows);
     }
 
-    fn advance(&mut self, tokens: &[&[u32]]) -> Result<()> {
+    fn source_tokens(&self, source: usize) -> &[u32] {
+        match self.sources {
+            Sources::Ids(rows) => &rows[source],
+            Sources::States { .. } => &[],
+        }
+    }
+
+    fn advance(&mut self, tokens: &[&[u32]], n_scored: &[usize]) -> Result<()> {
         assert_eq!(tokens.len(), self.n_rows(), "rows of tokens");
+        assert_eq!(n_scored.len(), tokens.len(), "rows of scored tokens");
         assert!(
-            tokens.iter().all(|row| !row.is_empty()),
-            "a row is fed nothing"
+            tokens
+                .iter()
+                .zip(n_scored)
+                .all(|(row, n)| (1..=row.len()).contains(n)),
+            "a row is fed or scored nothing, or more is scored than fed"
         );
         check_rows(tokens, self.vocab_size())?;
-        self.last = None;
+        self.scored = None;
         let (x, row_starts) = self.feed(tokens, |_| Ok(()))?;
-        self.last = Some(match row_starts.last() {
-            Some(&n) if n > tokens.len() => {
-                let backend = self.backend();
-                let last = backend.pool(&x, &row_starts, Pool::Last)?;
-                let d_model = self.model.encoder.config().d_model;
-                backend.stream(tokens.len(), d_model, &last)
-            }
-            _ => x,
-        });
+        let n: usize = n_scored.iter().sum();
+        if row_starts[tokens.len()] == n {
+            self.scored = Some(x);
+            return Ok(());
+        }
+        // The last token of a "row" that ends with a scored token is that token.
+        let mut ends = vec![0];
+        for (end, n) in row_starts[1..].iter().zip(n_scored) {
+            ends.extend(end + 1 - n..=*end);
+        }
+        let backend = self.backend();
+        let scored = backend.pool(&x, &ends, Pool::Last)?;
+        let d_model = self.model.encoder.config().d_model;
+        self.scored = Some(backend.stream(n, d_model, &scored));
         Ok(())
     }
 
+    fn take_back(&mut self, n_tokens: &[usize]) {
+        self.scored = None;
+        let model = self.model;
+        model
+            .decoder
+            .take_back(model.encoder.backend(), &mut self.state, n_tokens);
+    }
+
     fn logits(&self) -> Result<Logits> {
-        let logits = self.model.decoder.logits(self.backend(), self.last());
+        let logits = self.model.decoder.logits(self.backend(), self.scored());
         Ok(Logits {
             values: self.backend().read_logits(&logits)?,
             log_sums: self.backend().log_sums(&logits)?,
@@ -615,6 +639,6 @@ impl<B: Backend> DecoderRows for Rows<'_, B> {
     }
 
     fn top(&self, k: usize) -> Result<Vec<Vec<Chosen>>> {
-        self.model.decoder.top(self.backend(), self.last(), k)
+        self.model.decoder.top(self.backend(), self.scored(), k)
     }
 }

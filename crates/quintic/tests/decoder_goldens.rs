@@ -148,12 +148,12 @@ fn step_by_step_is_all_at_once() {
             let mut steps = model.rows(Sources::Ids(&sources), None).unwrap();
             // Row 1 first, then row 0 twice and row 2, and row 1 leaves.
             steps.admit(&[1]).unwrap();
-            steps.advance(&[&rows[1][..2]]).unwrap();
+            steps.advance(&[&rows[1][..2]], &[1]).unwrap();
             assert_near(&steps.logits().unwrap().values, at(1, 1));
             steps.admit(&[0, 2]).unwrap();
             assert_eq!(steps.n_rows(), 3);
             steps
-                .advance(&[&rows[1][2..3], &rows[0][..7], &rows[2][..1]])
+                .advance(&[&rows[1][2..3], &rows[0][..7], &rows[2][..1]], &[1; 3])
                 .unwrap();
             let logits = steps.logits().unwrap().values;
             for (slot, (row, token)) in [(1, 2), (0, 6), (2, 0)].into_iter().enumerate() {
@@ -162,7 +162,7 @@ fn step_by_step_is_all_at_once() {
             steps.select(&[1, 0, 1]);
             let other = [(rows[0][7] + 1) % vocab as u32];
             steps
-                .advance(&[&rows[0][7..8], &rows[1][3..], &other])
+                .advance(&[&rows[0][7..8], &rows[1][3..], &other], &[1; 3])
                 .unwrap();
             let logits = steps.logits().unwrap().values;
             assert_near(&logits[..vocab], at(0, 7));
@@ -170,7 +170,7 @@ fn step_by_step_is_all_at_once() {
             // The copy went another way, and did not lead the first one astray.
             steps.select(&[0]);
             for token in 8..rows[0].len() {
-                steps.advance(&[&rows[0][token..=token]]).unwrap();
+                steps.advance(&[&rows[0][token..=token]], &[1]).unwrap();
                 let logits = steps.logits().unwrap().values;
                 assert_near(&logits, at(0, token));
                 let top = &steps.top(3).unwrap()[0];
@@ -184,6 +184,84 @@ fn step_by_step_is_all_at_once() {
                     let log_prob = f64::from(expected - max) - total.ln();
                     assert!((f64::from(chosen.log_prob) - log_prob).abs() < 1e-5);
                 }
+            }
+        }
+    }
+}
+
+/// What was fed for nothing and taken back leaves no trace, and what is scored beside other tokens
+/// is what is scored alone: bit for bit on the CPU, where at most 16 tokens come at a time.
+#[test]
+fn tokens_are_scored_together_and_taken_back() {
+    for folder in folders() {
+        let cases = Cases::open(&folder);
+        let (sources, rows) = (cases.ids("source"), cases.ids("row"));
+        for (backend, dtype) in [
+            (BackendKind::Reference, ComputeType::F32),
+            (BackendKind::Cpu, ComputeType::F32),
+            (BackendKind::Cpu, ComputeType::Bf16),
+            (BackendKind::Cpu, ComputeType::F16),
+        ] {
+            let compute = Compute {
+                dtype,
+                ..Compute::default()
+            };
+            let model = load(&folder, backend, &compute);
+            let vocab = model.config().vocab_size;
+            // Row 0 token by token.
+            let mut steps = model.rows(Sources::Ids(&sources), None).unwrap();
+            steps.admit(&[0]).unwrap();
+            let mut expected = Vec::new();
+            for token in &rows[0] {
+                steps.advance(&[&[*token]], &[1]).unwrap();
+                expected.extend(steps.logits().unwrap().values);
+            }
+            // The same beside row 1, in pieces that go astray behind their middle.
+            let wrong = |token: u32| (token + 1) % vocab as u32;
+            let mut steps = model.rows(Sources::Ids(&sources), None).unwrap();
+            steps.admit(&[1, 0]).unwrap();
+            let mut at = 0;
+            let mut found = Vec::new();
+            for n in 1.. {
+                // With those that go astray, no more than get the bits of one.
+                let end = (at + n.min(12)).min(rows[0].len());
+                let mut fed = rows[0][at..end].to_vec();
+                fed.extend(rows[0].iter().take(n % 4).map(|&token| wrong(token)));
+                let fed_beside = &rows[1][..n % 2 + 1];
+                let n_scored = [1, fed.len()];
+                steps.advance(&[fed_beside, &fed], &n_scored).unwrap();
+                let logits = steps.logits().unwrap();
+                assert_eq!(logits.log_sums.len(), 1 + fed.len());
+                let own = &logits.values[vocab..];
+                found.extend_from_slice(&own[..(end - at) * vocab]);
+                let top = steps.top(1).unwrap();
+                for (top, scores) in top.iter().zip(logits.values.chunks_exact(vocab)) {
+                    assert!(
+                        scores
+                            .iter()
+                            .all(|&score| score <= scores[top[0].id as usize])
+                    );
+                }
+                steps.take_back(&[fed_beside.len(), n % 4]);
+                at = end;
+                if at == rows[0].len() {
+                    break;
+                }
+            }
+            match backend {
+                BackendKind::Reference => assert_near(&found, &expected),
+                _ => assert_eq!(found, expected, "{folder:?} {dtype:?}"),
+            }
+            // Some of what was fed, with one of it scored.
+            steps.take_back(&[0, rows[0].len() - 1]);
+            let both: [&[u32]; 2] = [&rows[1], &rows[0][1..5]];
+            steps.advance(&both, &[2, 1]).unwrap();
+            let logits = steps.logits().unwrap();
+            assert_eq!(logits.log_sums.len(), 3);
+            let (last, expected) = (&logits.values[2 * vocab..], &expected[4 * vocab..5 * vocab]);
+            match backend {
+                BackendKind::Reference => assert_near(last, expected),
+                _ => assert_eq!(last, expected, "{folder:?} {dtype:?}"),
             }
         }
     }

@@ -3,8 +3,8 @@
 //! panics, and memory stays.
 //!
 //! A round draws its requests at random: sources of all lengths, greedy, drawn, with beams and with
-//! rules, some of them cancelled in the middle; and generates them together. Then each is generated
-//! alone, by the same model: what it gets has to be the same, bit for bit. `QUINTIC_SOAK_MODEL` names
+//! rules, with guesses, some of them cancelled in the middle; and generates them together. Then each is
+//! generated alone and without guesses, by the same model: what it gets has to be the same, bit for bit. `QUINTIC_SOAK_MODEL` names
 //! another model than the tiny ones of `testdata/`.
 
 #![allow(clippy::unwrap_used)]
@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 
 const THREADS: usize = 3;
 const ROUNDS: usize = 4;
+const LOOKUP: &str = "prompt_lookup_num_tokens";
 
 /// SplitMix64: rounds are the same on every machine.
 struct Random(u64);
@@ -86,6 +87,12 @@ fn options(random: &mut Random, vocab: usize) -> Value {
     if random.is(30) {
         set("min_new_tokens", json!(random.below(6)));
     }
+    if options.get("num_beams").is_none() && random.is(50) {
+        let set = options.as_object_mut().expect("an object");
+        set.insert(LOOKUP.into(), json!(1 + random.below(15)));
+        set.insert("max_matching_ngram_size".into(), json!(1 + random.below(3)));
+    }
+    let mut set = |name: &str, value: Value| options[name] = value;
     if random.is(40) {
         // Otherwise a random model hardly ever ends.
         let ends: Vec<usize> = (0..4).map(|_| random.below(vocab)).collect();
@@ -94,6 +101,7 @@ fn options(random: &mut Random, vocab: usize) -> Value {
     options
 }
 
+#[derive(Clone)]
 struct Drawn {
     config: GenerationConfig,
     prefix: Vec<u32>,
@@ -165,9 +173,11 @@ fn round(model: &Seq2Seq, random: &mut Random) -> (usize, usize) {
     let together: Vec<(usize, &Drawn)> = drawn.iter().enumerate().collect();
     let found = run(model, &sources, &together, 1 + random.below(40));
     assert_eq!(found.len(), drawn.len());
-    for (&request, found) in together.iter().zip(&found) {
-        let alone = run(model, &sources, &[request], 1);
-        assert_eq!(found, &alone[0], "{:?}", request.1.config);
+    for (&(source, drawn), found) in together.iter().zip(&found) {
+        let mut plain = drawn.clone();
+        plain.config.prompt_lookup_num_tokens = 0;
+        let alone = run(model, &sources, &[(source, &plain)], 1);
+        assert_eq!(found, &alone[0], "{:?}", drawn.config);
     }
     let all = found.iter().flatten();
     let cancelled = all.clone().filter(|s| s.finish == Finish::Cancelled);

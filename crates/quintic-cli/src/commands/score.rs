@@ -165,7 +165,7 @@ fn score_answers(
         let mut rows = model.rows(Sources::Ids(&sources[range.clone()]), None)?;
         let all: Vec<usize> = (0..range.len()).collect();
         rows.admit(&all)?;
-        rows.advance(&vec![&[start][..]; range.len()])?;
+        rows.advance(&vec![&[start][..]; range.len()], &vec![1; range.len()])?;
         let logits = rows.logits()?.values;
         for (row, scores) in range.zip(logits.chunks_exact(vocab)) {
             let own: Vec<f64> = answers

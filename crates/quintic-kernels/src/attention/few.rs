@@ -1,4 +1,4 @@
-//! Attention of few queries, as a decoder's step has: one a row.
+//! Attention of few queries, as a decoder's step has: one a row, or some that were guessed.
 //!
 //! Packing a row's keys and values into panels costs as much as reading them, which only many
 //! queries make up for. Here they are read where they stand, once: a key is a dot product, a value
@@ -7,14 +7,23 @@
 
 use std::ops::Range;
 
-use super::{KEY_BLOCK, Room, Work, f32_row};
+use super::{Attention, KEY_BLOCK, Room, Work, f32_row};
 use crate::operand::Sink;
 use crate::scores::{ScoreBias, ScoreMask, ScoresAt, modify};
 
-/// Rows with at most so many queries are computed this way. By AVX-512 it pays up to about eight
-/// queries, by other instruction sets for one alone, which is what a decoder's step has. A row's
-/// bits depend on its own number of queries, not on its company.
-pub(super) const FEW: usize = 1;
+/// Most queries of a row that are computed this way. A row's bits depend on its own number of
+/// queries, not on its company.
+///
+/// By AVX-512 it pays up to about eight queries, by other instruction sets for one alone: in an
+/// encoder, the row of one token. A decoder's tokens are to get the same bits whether they come
+/// one by one or several at a time, as those do that were guessed; so up to
+/// [`Attention::SAME_BITS`] of them go this way.
+pub(super) fn few(attention: &Attention<'_>) -> usize {
+    match attention.queries_are_last {
+        true => Attention::SAME_BITS,
+        false => 1,
+    }
+}
 
 /// Tokens over which all heads of a task go before the next ones. A row's bits depend on it.
 const TOKENS: usize = 16;

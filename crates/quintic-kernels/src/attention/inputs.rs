@@ -40,6 +40,10 @@ pub struct Attention<'a> {
 }
 
 impl Attention<'_> {
+    /// A query that is among the last ones of its row of keys gets the same bits whether it comes
+    /// alone or together with others, up to so many.
+    pub const SAME_BITS: usize = 16;
+
     /// Factor of a head's weights.
     pub(crate) fn head_gain(&self, head: usize) -> f32 {
         self.head_gains.map_or(1.0, |gains| gains[head])

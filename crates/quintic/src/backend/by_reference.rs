@@ -145,6 +145,10 @@ impl<B: Backend> Backend for &B {
         B::arrange_kv(self, cache, rows);
     }
 
+    fn truncate_kv(&self, cache: &mut B::KvCache, lengths: &[usize]) {
+        B::truncate_kv(self, cache, lengths);
+    }
+
     fn cast(&self, x: &B::Stream, out: &mut B::Operand) {
         B::cast(self, x, out);
     }

@@ -175,6 +175,14 @@ pub struct DeviceOutput<'a> {
     pub queue: u64,
 }
 
+/// Refuses to cut a row of a cache to more tokens than it has.
+fn check_shorter(row: usize, found: usize, wanted: usize) {
+    assert!(
+        wanted <= found,
+        "row {row} of the cache has {found} tokens, and cannot be cut to {wanted}"
+    );
+}
+
 /// A device and a way to compute on it. See the [module](self) docs.
 pub trait Backend: Send + Sync {
     /// An embedding table, `[vocab, d_model]`.
@@ -318,6 +326,9 @@ pub trait Backend: Send + Sync {
     /// named more than once goes on in several ways, each by itself; one that is not named is
     /// dropped.
     fn arrange_kv(&self, cache: &mut Self::KvCache, rows: &[Option<usize>]);
+
+    /// Row `i` of `cache` forgets its tokens from `lengths[i]` on; it has at least so many.
+    fn truncate_kv(&self, cache: &mut Self::KvCache, lengths: &[usize]);
 
     /// The stream as an operand, for products that read it without a norm between: those of
     /// cross-attention's keys and values.

@@ -8,7 +8,7 @@ use super::config::EarlyStopping;
 use super::processors::{Processors, softmax};
 use super::random::Random;
 use super::request::{Finish, Request, Sequence};
-use super::search::{Next, Scores, Step, Wanted};
+use super::search::{Fed, Next, Scores, Step, Wanted};
 use super::single::finish;
 use crate::backend::Chosen;
 
@@ -137,7 +137,11 @@ impl<'a> BeamSearch<'a> {
         for candidate in &going {
             next.push(Next {
                 row: if self.is_first { 0 } else { candidate.beam },
-                token: candidate.token,
+                taken_back: 0,
+                fed: Fed {
+                    tokens: vec![candidate.token],
+                    n_scored: 1,
+                },
             });
             self.running.push(Running {
                 score: marked(candidate),

@@ -86,6 +86,12 @@ pub struct GenerationConfig {
     pub decoder_start_token_id: Option<u32>,
     /// Texts that end a sequence; whoever decodes tokens applies them.
     pub stop_strings: Vec<String>,
+    /// Most tokens that are guessed at a time, looked up in the source and in what was generated; 0
+    /// guesses none. What is generated stays the same, where scores do: on a CPU of one or 16 tokens
+    /// at a time they do. Beams do not guess.
+    pub prompt_lookup_num_tokens: usize,
+    /// So many tokens at most have to agree with earlier ones before what followed those is a guess.
+    pub max_matching_ngram_size: usize,
     /// Seed of draws: the same seed gives the same tokens, whatever else is generated.
     pub seed: u64,
 }
@@ -123,6 +129,8 @@ impl Default for GenerationConfig {
             pad_token_id: None,
             decoder_start_token_id: None,
             stop_strings: Vec::new(),
+            prompt_lookup_num_tokens: 0,
+            max_matching_ngram_size: 2,
             seed: 0,
         }
     }
@@ -131,8 +139,12 @@ impl Default for GenerationConfig {
 /// New tokens where nothing says how many.
 const DEFAULT_NEW_TOKENS: usize = 20;
 
+/// Most tokens that are guessed at a time: with the one before them they are 16, which a CPU gives
+/// the same bits as one.
+const MAX_GUESSED: usize = quintic_kernels::Attention::SAME_BITS - 1;
+
 /// Fields without an effect on which tokens are generated.
-const WITHOUT_EFFECT: [&str; 22] = [
+const WITHOUT_EFFECT: [&str; 21] = [
     "_from_model_config",
     "assistant_confidence_threshold",
     "assistant_early_exit",
@@ -144,7 +156,6 @@ const WITHOUT_EFFECT: [&str; 22] = [
     "continuous_batching_config",
     "disable_compile",
     "is_assistant",
-    "max_matching_ngram_size",
     "num_assistant_tokens",
     "num_assistant_tokens_schedule",
     "output_attentions",
@@ -158,7 +169,7 @@ const WITHOUT_EFFECT: [&str; 22] = [
 ];
 
 /// Fields for which only these values (or null) are what is done here.
-const NEUTRAL: [(&str, &[f64]); 12] = [
+const NEUTRAL: [(&str, &[f64]); 11] = [
     ("diversity_penalty", &[0.0]),
     ("encoder_no_repeat_ngram_size", &[0.0]),
     ("encoder_repetition_penalty", &[1.0]),
@@ -167,7 +178,6 @@ const NEUTRAL: [(&str, &[f64]); 12] = [
     ("num_beam_groups", &[1.0]),
     ("penalty_alpha", &[0.0]),
     ("prefill_chunk_size", &[]),
-    ("prompt_lookup_num_tokens", &[0.0]),
     ("token_healing", &[0.0]),
     ("top_h", &[]),
     ("max_time", &[]),
@@ -326,6 +336,8 @@ impl GenerationConfig {
                 };
                 self.stop_strings = texts.iter().map(text).collect::<Result<_>>()?;
             }
+            "prompt_lookup_num_tokens" => self.prompt_lookup_num_tokens = field.count()?,
+            "max_matching_ngram_size" => self.max_matching_ngram_size = field.count()?,
             "seed" => {
                 self.seed = field
                     .value
@@ -341,7 +353,7 @@ impl GenerationConfig {
         let share = |x: f32| x > 0.0 && x <= 1.0;
         let positive = |x: f32| x > 0.0 && x.is_finite();
         let cutoff = |x: f32| (0.0..1.0).contains(&x);
-        let checks: [(&str, f64, bool, &str); 12] = [
+        let checks: [(&str, f64, bool, &str); 15] = [
             (
                 "num_beams",
                 self.num_beams as f64,
@@ -413,6 +425,24 @@ impl GenerationConfig {
                 self.num_return_sequences as f64,
                 self.num_return_sequences == 1 || self.do_sample || self.num_beams > 1,
                 "1 without `num_beams` or `do_sample`, which give but one sequence",
+            ),
+            (
+                "prompt_lookup_num_tokens",
+                self.prompt_lookup_num_tokens as f64,
+                self.prompt_lookup_num_tokens <= MAX_GUESSED,
+                "0 to 15",
+            ),
+            (
+                "prompt_lookup_num_tokens",
+                self.prompt_lookup_num_tokens as f64,
+                self.prompt_lookup_num_tokens == 0 || self.num_beams == 1,
+                "0 with `num_beams`: beams do not guess",
+            ),
+            (
+                "max_matching_ngram_size",
+                self.max_matching_ngram_size as f64,
+                self.max_matching_ngram_size > 0,
+                "at least 1",
             ),
         ];
         for (name, found, is_good, expected) in checks {

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::request::{Event, Request, Sequence};
 use super::rows::DecoderRows;
-use super::search::{Next, Scores, Search, Step, Wanted};
+use super::search::{Fed, Scores, Search, Step, Wanted};
 use crate::model::Interrupted;
 use crate::{Error, Result};
 
@@ -35,7 +35,7 @@ struct Active<'a> {
     number: usize,
     search: Search<'a>,
     /// What each of its rows is fed next.
-    feed: Vec<Vec<u32>>,
+    feed: Vec<Fed>,
 }
 
 /// Generates for all requests; the results stand in their order, each with its sequences, best
@@ -77,8 +77,11 @@ pub fn generate(
             sources.push(request.source);
             active.push(Active {
                 number,
-                search: Search::new(*request),
-                feed: vec![request.prefix.to_vec()],
+                search: Search::new(*request, rows.source_tokens(request.source)),
+                feed: vec![Fed {
+                    tokens: request.prefix.to_vec(),
+                    n_scored: 1,
+                }],
             });
         }
         if active.is_empty() {
@@ -88,11 +91,10 @@ pub fn generate(
             return Err(Error::interrupted());
         }
         rows.admit(&sources)?;
-        let tokens: Vec<&[u32]> = active
-            .iter()
-            .flat_map(|active| active.feed.iter().map(Vec::as_slice))
-            .collect();
-        rows.advance(&tokens)?;
+        let feed = || active.iter().flat_map(|active| &active.feed);
+        let tokens: Vec<&[u32]> = feed().map(|fed| &fed.tokens[..]).collect();
+        let n_scored: Vec<usize> = feed().map(|fed| fed.n_scored).collect();
+        rows.advance(&tokens, &n_scored)?;
         let n_rows = tokens.len();
         let wanted = || active.iter().map(|active| active.search.wanted(vocab));
         let most = wanted().filter_map(|wanted| match wanted {
@@ -104,10 +106,11 @@ pub fn generate(
         let logits = needs_logits.then(|| rows.logits()).transpose()?;
 
         let mut keep = Vec::with_capacity(n_rows);
-        let mut first = 0;
+        let mut taken_back = Vec::with_capacity(n_rows);
+        let (mut first_row, mut first) = (0, 0);
         let mut going = Vec::with_capacity(active.len());
         for mut this in active {
-            let n = this.feed.len();
+            let n: usize = this.feed.iter().map(|fed| fed.n_scored).sum();
             let scores = match (this.search.wanted(vocab), &top, &logits) {
                 (Wanted::Top(_), Some(top), _) => Scores::Top(&top[first..first + n]),
                 (Wanted::Logits, _, Some(logits)) => Scores::Logits {
@@ -126,12 +129,15 @@ pub fn generate(
             };
             match this.search.step(scores, &mut tell) {
                 Step::GoOn(next) => {
-                    keep.extend(next.iter().map(|next: &Next| first + next.row));
-                    this.feed = next.iter().map(|next| vec![next.token]).collect();
+                    keep.extend(next.iter().map(|next| first_row + next.row));
+                    taken_back.extend(next.iter().map(|next| next.taken_back));
+                    first_row += this.feed.len();
+                    this.feed = next.into_iter().map(|next| next.fed).collect();
                     going.push(this);
                 }
                 Step::Done(sequences) => {
                     results[number] = sequences;
+                    first_row += this.feed.len();
                     reserved -= Search::width(&requests[number]);
                 }
             }
@@ -139,6 +145,7 @@ pub fn generate(
         }
         active = going;
         rows.select(&keep);
+        rows.take_back(&taken_back);
     }
 }
 

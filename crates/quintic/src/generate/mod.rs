@@ -3,12 +3,14 @@
 //! A [`Request`] is a source, the decoder's first tokens and a [`GenerationConfig`]; [`generate`]
 //! runs any number of them over [`DecoderRows`], which is all that it asks of a model. Below it a
 //! request is a state machine that is given its rows' scores and says how they go on: sequences by
-//! themselves (`single`), or beams (`beam`); `processors` are the rules that change scores.
+//! themselves (`single`), or beams (`beam`); `processors` are the rules that change scores, `lookup` guesses at
+//! tokens so that several are scored at a time.
 
 mod beam;
 mod config;
 mod driver;
 mod labels;
+mod lookup;
 mod processors;
 mod random;
 mod request;

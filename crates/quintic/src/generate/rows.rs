@@ -6,9 +6,9 @@ use crate::backend::Chosen;
 /// Scores of a whole vocabulary.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Logits {
-    /// Scores, `[rows, vocab_size]`.
+    /// Scores, `[places, vocab_size]`.
     pub values: Vec<f32>,
-    /// `ln(sum(e^x))` of each row: a score less this is a log-probability.
+    /// `ln(sum(e^x))` of each place: a score less this is a log-probability.
     pub log_sums: Vec<f64>,
 }
 
@@ -23,6 +23,13 @@ pub trait DecoderRows {
     /// Number of rows.
     fn n_rows(&self) -> usize;
 
+    /// Token ids of a source; none if they are not known, as of hidden states. Guesses are looked up
+    /// in them.
+    fn source_tokens(&self, source: usize) -> &[u32] {
+        let _ = source;
+        &[]
+    }
+
     /// Adds one row at the end for each of `sources`, numbers of sources that the implementation
     /// knows; no token has been fed to it yet.
     ///
@@ -35,24 +42,28 @@ pub trait DecoderRows {
     /// named more than once goes on in several ways.
     fn select(&mut self, rows: &[usize]);
 
-    /// Feeds each row the tokens that stand for it in `tokens`, at least one a row, at most as
-    /// many as rows have room for.
+    /// Feeds each row the tokens that stand for it in `tokens`, at least one a row. What follows the
+    /// last `n_scored[row]` of them, each, is what scores can be asked for: at least one a row.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Input`](crate::ErrorKind::Input) if an id is not below
     /// [`DecoderRows::vocab_size`]; what the backend met on the way.
-    fn advance(&mut self, tokens: &[&[u32]]) -> Result<()>;
+    fn advance(&mut self, tokens: &[&[u32]], n_scored: &[usize]) -> Result<()>;
 
-    /// Scores of each row's next token: after [`DecoderRows::advance`], before the next
-    /// [`DecoderRows::select`] or [`DecoderRows::admit`].
+    /// Each row forgets so many of the tokens that it was fed last, and is as if it had never been
+    /// fed them.
+    fn take_back(&mut self, n_tokens: &[usize]);
+
+    /// Scores of the next token behind each token that was to be scored, rows end to end: after
+    /// [`DecoderRows::advance`], before rows change.
     ///
     /// # Errors
     ///
     /// What the backend met on the way.
     fn logits(&self) -> Result<Logits>;
 
-    /// Each row's `k` most likely next tokens, all if there are fewer, most likely first and the
+    /// The `k` most likely next tokens of each place, all if there are fewer, most likely first and the
     /// lower id first among equals, with their log-probabilities: as [`DecoderRows::logits`]
     /// would say, without writing them out.
     ///

@@ -14,11 +14,11 @@ pub(super) enum Wanted {
     Logits,
 }
 
-/// What is known: what was wanted.
+/// What is known: what was wanted, of each row behind each of its [scored](Fed::n_scored) tokens.
 pub(super) enum Scores<'a> {
-    /// The most likely ones of each row, most likely first; as many as wanted, or more.
+    /// The most likely ones at each place, most likely first; as many as wanted, or more.
     Top(&'a [Vec<Chosen>]),
-    /// Every token's score, `[rows, vocab]`, and each row's `ln(sum(e^x))`.
+    /// Every token's score, `[places, vocab]`, and each place's `ln(sum(e^x))`.
     Logits {
         values: &'a [f32],
         log_sums: &'a [f64],
@@ -26,11 +26,21 @@ pub(super) enum Scores<'a> {
     },
 }
 
-/// How a row goes on: as a copy of one of the request's rows, with this token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a row goes on: as a copy of one of the request's rows, with these tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Next {
     pub(super) row: usize,
-    pub(super) token: u32,
+    /// Of the tokens that the row was fed last, so many were wrong guesses.
+    pub(super) taken_back: usize,
+    pub(super) fed: Fed,
+}
+
+/// What a row is fed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fed {
+    pub(super) tokens: Vec<u32>,
+    /// So many of the last tokens are known or guessed, and what follows each is asked for.
+    pub(super) n_scored: usize,
 }
 
 /// What comes of a step.
@@ -48,9 +58,10 @@ pub(super) enum Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub(super) fn new(request: Request<'a>) -> Self {
+    /// `source` is what is known of the source's tokens.
+    pub(super) fn new(request: Request<'a>, source: &[u32]) -> Self {
         match request.config.num_beams {
-            1 => Search::Single(Box::new(Single::new(request))),
+            1 => Search::Single(Box::new(Single::new(request, source))),
             _ => Search::Beams(Box::new(BeamSearch::new(request))),
         }
     }

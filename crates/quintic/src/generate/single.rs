@@ -1,9 +1,10 @@
 //! Sequences that go on by themselves: greedy, or by draws.
 
+use super::lookup::{Guesser, Lookup};
 use super::processors::{Processors, softmax};
 use super::random::Random;
 use super::request::{Event, Finish, Request, Sequence};
-use super::search::{Next, Scores, Step, Wanted};
+use super::search::{Fed, Next, Scores, Step, Wanted};
 use crate::backend::Chosen;
 
 /// The sequences of one request, each by itself.
@@ -11,6 +12,7 @@ pub(super) struct Single<'a> {
     request: Request<'a>,
     processors: Processors,
     longest: usize,
+    lookup: Option<Lookup>,
     /// Those that go on, in the order of their rows.
     running: Vec<Running>,
     done: Vec<Option<Sequence>>,
@@ -23,23 +25,33 @@ struct Running {
     tokens: Vec<u32>,
     log_probs: Vec<f32>,
     random: Random,
+    guesser: Option<Guesser>,
+    /// Tokens that it was fed behind its last one, as guesses.
+    guess: Vec<u32>,
 }
 
 impl<'a> Single<'a> {
-    pub(super) fn new(request: Request<'a>) -> Self {
+    pub(super) fn new(request: Request<'a>, source: &[u32]) -> Self {
         let config = request.config;
         let prefix = request.prefix.len();
+        let lookup = match config.prompt_lookup_num_tokens {
+            0 => None,
+            n => Some(Lookup::new(source, n, config.max_matching_ngram_size)),
+        };
         let running = (0..config.num_return_sequences).map(|number| Running {
             number,
             tokens: request.prefix.to_vec(),
             log_probs: Vec::new(),
             random: Random::new(config.seed, number as u64),
+            guesser: lookup.as_ref().map(Lookup::guesser),
+            guess: Vec::new(),
         });
         Single {
             processors: Processors::new(config, prefix),
             longest: config.longest(prefix),
             running: running.collect(),
             done: vec![None; config.num_return_sequences],
+            lookup,
             is_first: true,
             request,
         }
@@ -52,7 +64,8 @@ impl<'a> Single<'a> {
         }
     }
 
-    /// Chooses each sequence's next token. `tell` hears of it, and says whether to go on.
+    /// Chooses each sequence's next token, and those behind guesses that were right. `tell` hears of
+    /// each, and says whether to go on.
     pub(super) fn step(
         &mut self,
         scores: Scores<'_>,
@@ -61,28 +74,37 @@ impl<'a> Single<'a> {
         let mut next = Vec::new();
         let mut going = Vec::new();
         let mut is_cancelled = false;
+        let mut place = 0;
         for (slot, mut sequence) in std::mem::take(&mut self.running).into_iter().enumerate() {
             let row = if self.is_first { 0 } else { slot };
-            let chosen = match &scores {
-                Scores::Top(rows) => rows[row][0],
-                Scores::Logits {
-                    values,
-                    log_sums,
-                    vocab,
-                } => {
-                    let logits = &values[row * vocab..][..*vocab];
-                    self.choose(logits, log_sums[row], &mut sequence)
+            let guess = std::mem::take(&mut sequence.guess);
+            let mut right = 0;
+            let mut finish = None;
+            while finish.is_none() {
+                let chosen = self.choose(&scores, place + right, &mut sequence);
+                sequence.tokens.push(chosen.id);
+                sequence.log_probs.push(chosen.log_prob);
+                is_cancelled |= !tell(sequence.number, chosen.id, chosen.log_prob);
+                finish = match is_cancelled {
+                    true => Some(Finish::Cancelled),
+                    false => None,
+                };
+                finish = self.finish(&sequence.tokens).or(finish);
+                if guess.get(right) != Some(&chosen.id) {
+                    break;
                 }
-            };
-            sequence.tokens.push(chosen.id);
-            sequence.log_probs.push(chosen.log_prob);
-            is_cancelled |= !tell(sequence.number, chosen.id, chosen.log_prob);
-            match self.finish(&sequence.tokens) {
+                right += 1;
+            }
+            if !self.is_first {
+                place += 1 + guess.len();
+            }
+            match finish {
                 Some(finish) => self.end(sequence, finish),
                 None => {
                     next.push(Next {
                         row,
-                        token: chosen.id,
+                        taken_back: guess.len() - right,
+                        fed: self.feed(&mut sequence, guess.len(), right),
                     });
                     going.push(sequence);
                 }
@@ -101,7 +123,37 @@ impl<'a> Single<'a> {
         }
     }
 
-    fn choose(&self, logits: &[f32], log_sum: f64, sequence: &mut Running) -> Chosen {
+    /// A sequence's last token, and what may follow it.
+    fn feed(&self, sequence: &mut Running, guessed: usize, right: usize) -> Fed {
+        let mut tokens = vec![sequence.tokens[sequence.tokens.len() - 1]];
+        if let (Some(lookup), Some(guesser)) = (&self.lookup, &mut sequence.guesser) {
+            guesser.judge(lookup, guessed, right);
+            // One more token is chosen behind the last guess.
+            let room = self.longest - sequence.tokens.len() - 1;
+            sequence.guess = guesser.guess(lookup, &sequence.tokens, room);
+            tokens.extend(&sequence.guess);
+        }
+        Fed {
+            n_scored: tokens.len(),
+            tokens,
+        }
+    }
+
+    fn choose(&self, scores: &Scores<'_>, place: usize, sequence: &mut Running) -> Chosen {
+        match scores {
+            Scores::Top(places) => places[place][0],
+            Scores::Logits {
+                values,
+                log_sums,
+                vocab,
+            } => {
+                let logits = &values[place * vocab..][..*vocab];
+                self.choose_of_all(logits, log_sums[place], sequence)
+            }
+        }
+    }
+
+    fn choose_of_all(&self, logits: &[f32], log_sum: f64, sequence: &mut Running) -> Chosen {
         let mut scores = logits.to_vec();
         self.processors.apply(&sequence.tokens, &mut scores);
         let id = match self.request.config.do_sample {

@@ -223,7 +223,11 @@ fn a_tiny_vocabulary_runs_out_of_continuations() {
             assert!(rows.iter().all(|&row| row < self.0));
             self.0 = rows.len();
         }
-        fn advance(&mut self, tokens: &[&[u32]]) -> Result<()> {
+        fn take_back(&mut self, n_tokens: &[usize]) {
+            assert_eq!(n_tokens, vec![0; self.0]);
+        }
+        fn advance(&mut self, tokens: &[&[u32]], n_scored: &[usize]) -> Result<()> {
+            assert_eq!(n_scored.len(), self.0);
             assert_eq!(tokens.len(), self.0);
             Ok(())
         }

@@ -40,7 +40,8 @@ struct Layer<B: Backend> {
 /// of their sources.
 pub struct DecoderState<B: Backend> {
     layers: Vec<LayerState<B>>,
-    n_rows: usize,
+    /// Tokens that each row was fed.
+    lengths: Vec<usize>,
 }
 
 struct LayerState<B: Backend> {
@@ -62,7 +63,7 @@ pub struct Feed<'a> {
 impl<B: Backend> DecoderState<B> {
     /// Number of rows.
     pub fn n_rows(&self) -> usize {
-        self.n_rows
+        self.lengths.len()
     }
 }
 
@@ -113,7 +114,7 @@ impl<B: Backend> Decoder<B> {
                     source: cache(),
                 })
                 .collect(),
-            n_rows: 0,
+            lengths: Vec::new(),
         }
     }
 
@@ -132,12 +133,12 @@ impl<B: Backend> Decoder<B> {
         let mut input = backend.operand(tokens, self.config.d_model);
         backend.cast(hidden, &mut input);
         let mut kv = backend.attention_operand(tokens, 2 * inner);
-        let rows: Vec<Option<usize>> = (0..state.n_rows)
+        let rows: Vec<Option<usize>> = (0..state.n_rows())
             .map(Some)
             .chain((0..n_new).map(|_| None))
             .collect();
         // The rows that are there get nothing.
-        let mut starts = vec![0; state.n_rows];
+        let mut starts = vec![0; state.n_rows()];
         starts.extend_from_slice(row_starts);
         for (layer, state) in self.layers.iter().zip(&mut state.layers) {
             backend.arrange_kv(&mut state.own, &rows);
@@ -145,20 +146,34 @@ impl<B: Backend> Decoder<B> {
             backend.linear(&input, &layer.cross_keys, Epilogue::Store(&mut kv));
             backend.append_kv(&mut state.source, &kv, 0, &starts);
         }
-        state.n_rows += n_new;
+        state.lengths.extend(vec![0; n_new]);
     }
 
     /// Row `i` becomes what row `rows[i]` was.
     pub fn select(&self, backend: &B, state: &mut DecoderState<B>, rows: &[usize]) {
-        if rows.len() == state.n_rows && rows.iter().enumerate().all(|(to, &from)| to == from) {
+        if rows.len() == state.n_rows() && rows.iter().enumerate().all(|(to, &from)| to == from) {
             return;
         }
-        let rows: Vec<Option<usize>> = rows.iter().copied().map(Some).collect();
+        let moves: Vec<Option<usize>> = rows.iter().copied().map(Some).collect();
         for layer in &mut state.layers {
-            backend.arrange_kv(&mut layer.own, &rows);
-            backend.arrange_kv(&mut layer.source, &rows);
+            backend.arrange_kv(&mut layer.own, &moves);
+            backend.arrange_kv(&mut layer.source, &moves);
         }
-        state.n_rows = rows.len();
+        state.lengths = rows.iter().map(|&row| state.lengths[row]).collect();
+    }
+
+    /// Each row forgets so many of the tokens that it was fed last.
+    pub fn take_back(&self, backend: &B, state: &mut DecoderState<B>, n_tokens: &[usize]) {
+        assert_eq!(n_tokens.len(), state.n_rows(), "rows of tokens");
+        if n_tokens.iter().all(|&n| n == 0) {
+            return;
+        }
+        for (length, n) in state.lengths.iter_mut().zip(n_tokens) {
+            *length -= n;
+        }
+        for layer in &mut state.layers {
+            backend.truncate_kv(&mut layer.own, &state.lengths);
+        }
     }
 
     /// Feeds tokens to every row, and gives their hidden states after the last norm,
@@ -235,6 +250,9 @@ impl<B: Backend> Decoder<B> {
             backend.linear(&hidden, &layer.feed_forward_out, Epilogue::Add(&mut x));
         }
         visit(&x)?;
+        for (length, bounds) in state.lengths.iter_mut().zip(row_starts.windows(2)) {
+            *length += bounds[1] - bounds[0];
+        }
         Ok(backend.rms_norm_last(&x, &self.final_norm, eps))
     }
 

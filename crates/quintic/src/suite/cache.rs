@@ -9,46 +9,66 @@ use crate::backend::{Attention, Backend, Keys, Visible};
 use crate::batch::Mask;
 use crate::compute::ComputeType;
 
-/// How rows move before a step, empty if they stay, and the new tokens of each of them.
-type Step = (&'static [Option<usize>], &'static [usize]);
+/// How rows move before a step, empty if they stay; how many tokens each of them forgets, empty if
+/// none does; and the new tokens of each of them.
+type Step = (&'static [Option<usize>], &'static [usize], &'static [usize]);
 type Steps = &'static [Step];
 
 /// As a decoder does: all of the prompts, then token by token.
 const TOKEN_BY_TOKEN: Steps = &[
-    (&[], &[3, 1, 17]),
-    (&[], &[1, 1, 1]),
-    (&[], &[1, 1, 1]),
-    (&[], &[1, 0, 1]),
-    (&[], &[1, 1, 1]),
+    (&[], &[], &[3, 1, 17]),
+    (&[], &[], &[1, 1, 1]),
+    (&[], &[], &[1, 1, 1]),
+    (&[], &[], &[1, 0, 1]),
+    (&[], &[], &[1, 1, 1]),
 ];
 
 /// Rows that come and leave, change places, and go on in several ways, as beams do; some longer
 /// than the room that there was, and one that is dropped before it was fed.
 const MOVING: Steps = &[
-    (&[], &[3, 1, 17]),
-    (&[Some(2), Some(0), Some(2), Some(1)], &[1, 1, 2, 0]),
+    (&[], &[], &[3, 1, 17]),
+    (&[Some(2), Some(0), Some(2), Some(1)], &[], &[1, 1, 2, 0]),
     (
         &[Some(0), Some(1), Some(3), Some(3), None],
+        &[],
         &[1, 1, 1, 1, 40],
     ),
     (
         &[Some(4), Some(4), Some(2), Some(2), Some(2), None],
+        &[],
         &[0, 1, 1, 0, 1, 0],
     ),
-    (&[Some(0), Some(3), Some(2), None], &[1, 1, 1, 2]),
-    (&[Some(1), Some(3)], &[1, 70]),
-    (&[Some(1), Some(0), Some(1)], &[1, 1, 0]),
-    (&[], &[1, 0, 1]),
+    (&[Some(0), Some(3), Some(2), None], &[], &[1, 1, 1, 2]),
+    (&[Some(1), Some(3)], &[], &[1, 70]),
+    (&[Some(1), Some(0), Some(1)], &[], &[1, 1, 0]),
+    (&[], &[], &[1, 0, 1]),
 ];
 
 /// Steps of many tokens, across every multiple of 32 that a room may end at.
 const LONG: Steps = &[
-    (&[], &[2, 1, 5]),
-    (&[], &[1, 40, 0]),
-    (&[], &[30, 0, 59]),
-    (&[], &[64, 1, 1]),
-    (&[], &[1, 90, 2]),
-    (&[], &[1, 1, 1]),
+    (&[], &[], &[2, 1, 5]),
+    (&[], &[], &[1, 40, 0]),
+    (&[], &[], &[30, 0, 59]),
+    (&[], &[], &[64, 1, 1]),
+    (&[], &[], &[1, 90, 2]),
+    (&[], &[], &[1, 1, 1]),
+];
+
+/// Rows that take tokens back, as those do whose guesses were wrong: copies of a row that go back by
+/// different lengths, before room has to be made, and a row that becomes empty.
+const TAKEN_BACK: Steps = &[
+    (&[], &[], &[3, 4, 17]),
+    (&[], &[0, 4, 15], &[1, 2, 5]),
+    (&[Some(2), Some(1), Some(2)], &[3, 0, 1], &[1, 1, 0]),
+    (&[], &[1, 0, 0], &[2, 1, 1]),
+    (
+        &[Some(1), Some(2), Some(2), Some(2)],
+        &[0, 5, 0, 2],
+        &[0, 0, 40, 0],
+    ),
+    (&[], &[], &[1, 1, 1, 1]),
+    (&[Some(2), Some(2), Some(0)], &[46, 5, 0], &[60, 1, 3]),
+    (&[], &[60, 0, 2], &[1, 2, 1]),
 ];
 
 pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
@@ -58,6 +78,7 @@ pub(super) fn cases<'a, B: Backend + 'a>(list: &mut List<'a, B>) {
             ("token by token", TOKEN_BY_TOKEN),
             ("long steps", LONG),
             ("rows that move", MOVING),
+            ("tokens taken back", TAKEN_BACK),
         ] {
             list.add(
                 format!("{name}, {n_heads} heads of {d_kv}"),
@@ -150,12 +171,20 @@ fn grow<B: Backend>(
     let mut own_cache = backend.kv_cache(3, n_heads, d_kv);
     let mut exact_cache = Reference.kv_cache(3, n_heads, d_kv);
     let mut cached: Vec<Cached> = vec![Vec::new(); 3];
-    for (at, (rows, lengths)) in steps.iter().enumerate() {
+    for (at, (rows, back, lengths)) in steps.iter().enumerate() {
         if !rows.is_empty() {
             backend.arrange_kv(&mut own_cache, rows);
             Reference.arrange_kv(&mut exact_cache, rows);
             let moved = rows.iter().map(|row| row.map(|row| cached[row].clone()));
             cached = moved.map(Option::unwrap_or_default).collect();
+        }
+        if !back.is_empty() {
+            let kept = cached.iter().zip(*back).map(|(row, n)| row.len() - n);
+            let kept: Vec<usize> = kept.collect();
+            backend.truncate_kv(&mut own_cache, &kept);
+            Reference.truncate_kv(&mut exact_cache, &kept);
+            let rows = cached.iter_mut().zip(kept);
+            rows.for_each(|(row, n)| row.truncate(n));
         }
         let starts = row_starts(lengths);
         let values = values_base(subject.dtype(), d_kv, &keys_of(lengths, &cached), at);
@@ -213,13 +242,13 @@ fn cross<B: Backend>(subject: &Subject<'_, B>, worst: &mut Worst, heads: Heads) 
     Reference.append_kv(&mut exact_cache, &made.exact, 0, &starts);
     remember(&mut cached, &made, &starts, (0, inner));
     let steps: [Step; 4] = [
-        (&[], &[2, 0, 5]),
-        (&[], &[1, 1, 1]),
+        (&[], &[], &[2, 0, 5]),
+        (&[], &[], &[1, 1, 1]),
         // As many rows look at one source as there are beams.
-        (&[Some(2), Some(2), Some(0), Some(2)], &[1, 4, 1, 0]),
-        (&[Some(2), Some(1)], &[0, 40]),
+        (&[Some(2), Some(2), Some(0), Some(2)], &[], &[1, 4, 1, 0]),
+        (&[Some(2), Some(1)], &[], &[0, 40]),
     ];
-    for (at, (rows, lengths)) in steps.iter().enumerate() {
+    for (at, (rows, _, lengths)) in steps.iter().enumerate() {
         if !rows.is_empty() {
             backend.arrange_kv(&mut own_cache, rows);
             Reference.arrange_kv(&mut exact_cache, rows);

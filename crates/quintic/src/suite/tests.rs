@@ -38,6 +38,8 @@ enum Wrong {
     AppendsFromAnotherColumn,
     MovesRowsTheOtherWay,
     KeepsARowThatIsNew,
+    TakesNothingBack,
+    CutsRowsAlike,
     CastsToFewerBits,
     ForgetsTheScale,
     BreaksTiesTheOtherWay,
@@ -364,6 +366,18 @@ impl Backend for Broken {
         Reference.arrange_kv(cache, &rows);
     }
 
+    fn truncate_kv(&self, cache: &mut reference::KvCache, lengths: &[usize]) {
+        let mut lengths = lengths.to_vec();
+        if self.is(Wrong::TakesNothingBack) {
+            return;
+        }
+        if self.is(Wrong::CutsRowsAlike) {
+            let shortest = lengths.iter().copied().min().unwrap_or(0);
+            lengths.fill(shortest);
+        }
+        Reference.truncate_kv(cache, &lengths);
+    }
+
     fn cast(&self, x: &Rows, out: &mut Rows) {
         Reference.cast(x, out);
         if self.is(Wrong::CastsToFewerBits) {
@@ -468,7 +482,7 @@ fn every_break_is_found_where_it_is() {
     let (mixed, masks) = ("attention/mixed", "masks");
     let ragged = "gated-silu, 3 heads of 16, ragged";
     let kept = "gated-silu, 3 heads of 16, all that is kept";
-    let breaks: [(Wrong, &[&str]); 32] = [
+    let breaks: [(Wrong, &[&str]); 34] = [
         (Wrong::EmbedsTheNextId, &["embed/", ragged]),
         (Wrong::SkipsTheLastTable, &["embed/", "pass/"]),
         (Wrong::ForgetsEpsilon, &["norm/rows as small"]),
@@ -503,6 +517,8 @@ fn every_break_is_found_where_it_is() {
             &["rows that move", "cache/keys"],
         ),
         (Wrong::KeepsARowThatIsNew, &["rows that move"]),
+        (Wrong::TakesNothingBack, &["tokens taken back"]),
+        (Wrong::CutsRowsAlike, &["tokens taken back"]),
         (Wrong::CastsToFewerBits, &["product/cast"]),
         (Wrong::ForgetsTheScale, &["logits/"]),
         (Wrong::BreaksTiesTheOtherWay, &["logits/the most likely"]),

@@ -2,12 +2,15 @@
 
 use quintic_kernels::{KeysValues, Operand};
 
+use crate::backend::check_shorter;
+
 /// Keys and values of one attention layer, row by row, in the type that attention reads: f32.
 ///
 /// A row's tokens stand in a slot; all slots have room for the same number of tokens, and grow
 /// together. Rows that are copies of each other share a slot until one of them is appended to:
 /// so the keys of a source stand in memory once, whatever the number of beams, and a beam that
-/// goes on as it was is not copied.
+/// goes on as it was is not copied. Rows of a slot may be of different lengths, since some may have
+/// been truncated: a slot holds the tokens of its longest row, which begin with those of the others.
 #[derive(Debug)]
 pub struct KvCache {
     inner_dim: usize,
@@ -63,6 +66,14 @@ impl KvCache {
         self.slots = pick(&self.slots, rows, None);
         self.starts = pick(&self.starts, rows, 0);
         self.ends = pick(&self.ends, rows, 0);
+    }
+
+    pub(super) fn truncate(&mut self, lengths: &[usize]) {
+        assert_eq!(lengths.len(), self.slots.len(), "rows of the cache");
+        for (row, &length) in lengths.iter().enumerate() {
+            check_shorter(row, self.len(row), length);
+            self.ends[row] = self.starts[row] + length;
+        }
     }
 
     pub(super) fn append(
@@ -135,6 +146,12 @@ impl KvCache {
         let n_slots = n_slots.max(self.n_slots);
         let columns = 2 * self.inner_dim;
         let mut grown = new(n_slots * capacity, columns);
+        let mut filled = vec![0; self.n_slots];
+        for row in 0..self.slots.len() {
+            if let Some(slot) = self.slots[row] {
+                filled[slot] = self.len(row).max(filled[slot]);
+            }
+        }
         let mut moved = vec![None; self.n_slots];
         let mut users = vec![0; n_slots];
         let mut n_moved = 0;
@@ -144,7 +161,7 @@ impl KvCache {
             let slot = *moved[old].get_or_insert_with(|| {
                 let slot = n_moved;
                 n_moved += 1;
-                for token in 0..n {
+                for token in 0..filled[old] {
                     let (to, from) = (slot * capacity + token, self.starts[row] + token);
                     grown.copy_columns(to, 0, &self.kv, from, 0, columns);
                 }

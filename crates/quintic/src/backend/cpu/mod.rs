@@ -381,6 +381,10 @@ impl Backend for Cpu {
         cache.arrange(rows);
     }
 
+    fn truncate_kv(&self, cache: &mut KvCache, lengths: &[usize]) {
+        cache.truncate(lengths);
+    }
+
     fn cast(&self, x: &Stream, out: &mut Operand) {
         assert_eq!(
             (x.tokens(), x.columns()),

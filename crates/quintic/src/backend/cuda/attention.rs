@@ -11,7 +11,7 @@ use quintic_cuda::parameters::{AppendKv, AttendPlain, AttendTiles};
 use super::contents::Operand;
 use super::inputs::Inputs;
 use super::{Attention, Cuda, Visible};
-use crate::backend::Keys;
+use crate::backend::{Keys, check_shorter};
 use crate::batch::Mask;
 
 /// Tokens that a row of a cache has room for at first.
@@ -106,6 +106,21 @@ impl KvCache {
         });
         if self.device.is_none() {
             self.capacity = 0;
+        }
+    }
+
+    pub(super) fn truncate(&mut self, lengths: &[usize]) {
+        assert_eq!(lengths.len(), self.lengths.len(), "rows of the cache");
+        for (row, &length) in lengths.iter().enumerate() {
+            check_shorter(row, self.len(row), length);
+            self.lengths[row] = length as u32;
+        }
+        let written = match &self.device {
+            Some(Ok((_, on_device))) => on_device.write(0, &self.lengths),
+            _ => return,
+        };
+        if let Err(error) = written {
+            self.device = Some(Err(error));
         }
     }
 

@@ -479,6 +479,10 @@ impl Backend for Cuda {
         cache.append(self, kv, first_column, row_starts);
     }
 
+    fn truncate_kv(&self, cache: &mut KvCache, lengths: &[usize]) {
+        cache.truncate(lengths);
+    }
+
     fn arrange_kv(&self, cache: &mut KvCache, rows: &[Option<usize>]) {
         let _order = self.order();
         cache.arrange(self, rows);

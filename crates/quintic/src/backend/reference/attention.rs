@@ -1,7 +1,7 @@
 //! Attention inside each row of a packed batch, score by score.
 
 use super::{Bias, Reference, Rows};
-use crate::backend::{Attention, Keys, Visible};
+use crate::backend::{Attention, Keys, Visible, check_shorter};
 use crate::batch::Mask;
 
 /// Keys and values of one layer: for each row, `[cached tokens, n_heads * d_kv]`.
@@ -43,6 +43,15 @@ impl KvCache {
         };
         self.keys = pick(&self.keys);
         self.values = pick(&self.values);
+    }
+
+    pub(super) fn truncate(&mut self, lengths: &[usize]) {
+        assert_eq!(lengths.len(), self.keys.len(), "rows of the cache");
+        for (row, &length) in lengths.iter().enumerate() {
+            check_shorter(row, self.len(row), length);
+            self.keys[row].truncate(length * self.inner_dim);
+            self.values[row].truncate(length * self.inner_dim);
+        }
     }
 
     /// Tokens cached for a row.

@@ -207,6 +207,10 @@ impl Backend for Reference {
         cache.arrange(rows);
     }
 
+    fn truncate_kv(&self, cache: &mut KvCache, lengths: &[usize]) {
+        cache.truncate(lengths);
+    }
+
     fn cast(&self, x: &Rows, out: &mut Rows) {
         assert_eq!((x.rows, x.columns), (out.rows, out.columns));
         out.data.copy_from_slice(&x.data);
