@@ -8,7 +8,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::memory::Buffer;
+use crate::memory::{Buffer, Shared};
 use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Storage};
@@ -35,23 +35,34 @@ const MAX_PANELS: usize = 4;
 
 /// Memory of one worker, kept between operations.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch(Option<Buffer>);
+pub(crate) struct Scratch {
+    room: Option<Buffer>,
+    piece: Option<Buffer>,
+}
 
 impl Scratch {
     /// Room for `n` f32, contents unspecified.
     pub(crate) fn f32(&mut self, n: usize) -> *mut f32 {
-        let n_bytes = n * 4;
-        if self
-            .0
-            .as_ref()
-            .is_none_or(|buffer| buffer.bytes().len() < n_bytes)
-        {
-            self.0 = Some(Buffer::zeroed(n_bytes));
-        }
-        match &mut self.0 {
-            Some(buffer) => buffer.as_mut_ptr().cast(),
-            None => unreachable!("just allocated"),
-        }
+        grown(&mut self.room, n)
+    }
+
+    /// Room for a piece of a product's result, `n` f32, beside that of [`Scratch::f32`].
+    fn piece(&mut self, n: usize) -> *mut f32 {
+        grown(&mut self.piece, n)
+    }
+}
+
+fn grown(buffer: &mut Option<Buffer>, n: usize) -> *mut f32 {
+    let n_bytes = n * 4;
+    if buffer
+        .as_ref()
+        .is_none_or(|buffer| buffer.bytes().len() < n_bytes)
+    {
+        *buffer = Some(Buffer::zeroed(n_bytes));
+    }
+    match buffer {
+        Some(buffer) => buffer.as_mut_ptr().cast(),
+        None => unreachable!("just allocated"),
     }
 }
 
@@ -87,6 +98,87 @@ pub(crate) fn product(
         // SAFETY: the table's instruction set is available; tasks cover different rows or
         // panels of a result that belongs to this operation.
         unsafe { plan.run(task, &mut scratch, &finish) }
+    });
+}
+
+/// Panels of a piece of [`product_in_pieces`]: a whole number of any task's panels.
+const PIECE_PANELS: usize = 24;
+
+/// Columns of a piece of [`product_in_pieces`].
+pub(crate) const PIECE: usize = PIECE_PANELS * PANEL;
+
+/// Most rows of a piece: with its columns, 192 KiB.
+const PIECE_ROWS: usize = 64;
+
+/// Part of a product's result, whose memory is used again for the next one.
+pub(crate) struct Piece<'a> {
+    /// Row of the first value.
+    pub(crate) first_row: usize,
+    /// Number of the piece in its rows: its first column is `PIECE` times this.
+    pub(crate) number: usize,
+    /// `[rows, columns]`.
+    pub(crate) values: &'a [f32],
+    pub(crate) columns: usize,
+}
+
+/// `scale * x w^T`, piece by piece: each is handed to `take` while it is in a near cache, and then
+/// forgotten. Bit for bit what [`product`] stores.
+pub(crate) fn product_in_pieces(
+    table: &Table,
+    pool: &Pool,
+    scratch: &[Mutex<Scratch>],
+    x: &Operand,
+    w: &PackedMatrix,
+    scale: f32,
+    take: impl Fn(&Piece<'_>) + Sync,
+) {
+    let shape = w.shape();
+    assert_eq!(
+        (x.columns, shape.gated),
+        (shape.depth, false),
+        "product of [{}, {}] with weights of depth {}",
+        x.tokens,
+        x.columns,
+        shape.depth
+    );
+    if x.tokens == 0 || shape.columns == 0 {
+        return;
+    }
+    let mut plan = Plan::new(table, pool.threads(), x, w);
+    let rows = PIECE_ROWS.next_multiple_of(plan.micro_rows);
+    plan.block_rows = plan.block_rows.min(rows);
+    let row_blocks = plan.row_blocks();
+    let n_pieces = shape.panels().div_ceil(PIECE_PANELS);
+    let tasks = n_pieces * row_blocks;
+    pool.run(tasks, |task, worker| {
+        let mut scratch = scratch_of(scratch, worker);
+        let (number, row_block) = (task / row_blocks, task % row_blocks);
+        let first_row = row_block * plan.block_rows;
+        let rows = plan.block_rows.min(x.tokens - first_row);
+        let first = number * PIECE;
+        let columns = PIECE.min(shape.columns - first);
+        let values = scratch.piece(rows * columns);
+        let finish = Finish::Scale {
+            // Rows and columns are counted from those of the whole result.
+            out: Shared::new(values.wrapping_sub(first_row * columns + first)),
+            row: columns,
+            scale,
+        };
+        let panels = number * PIECE_PANELS..((number + 1) * PIECE_PANELS).min(shape.panels());
+        for panel in panels.step_by(plan.panels) {
+            let task = panel / plan.panels * row_blocks + row_block;
+            // SAFETY: the table's instruction set is available; the piece's memory has room for its
+            // rows and columns, and is this worker's.
+            unsafe { plan.run(task, &mut scratch, &finish) }
+        }
+        // SAFETY: every element was written: the piece's panels cover its columns.
+        let values = unsafe { std::slice::from_raw_parts(values, rows * columns) };
+        take(&Piece {
+            first_row,
+            number,
+            values,
+            columns,
+        });
     });
 }
 

@@ -1,14 +1,18 @@
 //! The largest of each row's values, and the logarithm of the sum of their exponentials: what
-//! greedy generation and beams need of a vocabulary's scores.
+//! greedy generation and beams need of a vocabulary's scores. They are found in a product's result
+//! while it is made, so that a vocabulary's scores are never written out.
 
 use std::cmp::Ordering;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use crate::Kernels;
 use crate::kernels::Stream;
+use crate::operand::Operand;
+use crate::pack::PackedMatrix;
+use crate::product::{PIECE, product_in_pieces};
 
-/// Columns of a task.
-const COLUMNS: usize = 4096;
+/// Columns of a task: those of a piece of a product, so that sums are the same either way.
+const COLUMNS: usize = PIECE;
 
 /// Values whose exponentials are added up in f32; blocks are added in f64.
 const BLOCK: usize = 256;
@@ -44,29 +48,38 @@ impl Kernels {
     /// 32 * 2^-24 of the exact one, and the same whatever the number of threads.
     pub fn top(&self, x: &Stream, k: usize) -> Vec<Option<Top>> {
         let (rows, columns) = (x.tokens(), x.columns());
-        let parts = columns.div_ceil(COLUMNS);
-        let found: Vec<Mutex<Option<Part>>> = (0..rows * parts).map(|_| Mutex::new(None)).collect();
-        self.pool.run(rows * parts, |task, _| {
-            let (row, part) = (task / parts, task % parts);
+        let parts = Parts::new(rows, columns);
+        self.pool.run(rows * parts.of_a_row, |task, _| {
+            let (row, part) = (task / parts.of_a_row, task % parts.of_a_row);
             let first = part * COLUMNS;
             let n = COLUMNS.min(columns - first);
             let values = &x.values()[row * columns + first..][..n];
-            let part = self.part(values, first, k);
-            if let Ok(mut found) = found[task].lock() {
-                *found = part;
+            parts.put(row, part, self.part(values, first, k));
+        });
+        parts.merged(k)
+    }
+
+    /// [`Kernels::top`] of `scale * x w^T`, which is not written out: bit for bit the same.
+    ///
+    /// # Panics
+    ///
+    /// If shapes disagree, or the weights are those of a gate.
+    pub fn top_of_product(
+        &self,
+        x: &Operand,
+        w: &PackedMatrix,
+        scale: f32,
+        k: usize,
+    ) -> Vec<Option<Top>> {
+        let parts = Parts::new(x.tokens(), w.shape().columns);
+        let (table, pool, scratch) = (&self.table, &self.pool, &self.scratch);
+        product_in_pieces(table, pool, scratch, x, w, scale, |piece| {
+            for (row, values) in piece.values.chunks_exact(piece.columns).enumerate() {
+                let found = self.part(values, piece.number * COLUMNS, k);
+                parts.put(piece.first_row + row, piece.number, found);
             }
         });
-        let found: Vec<Option<Part>> = found
-            .into_iter()
-            .map(|part| part.into_inner().unwrap_or_else(|e| e.into_inner()))
-            .collect();
-        match parts {
-            0 => vec![None; rows],
-            _ => found
-                .chunks_exact(parts)
-                .map(|parts| merge(parts, k))
-                .collect(),
-        }
+        parts.merged(k)
     }
 
     /// Of the columns from `first` on; `None` if one holds NaN or plus infinity.
@@ -95,6 +108,40 @@ impl Kernels {
             max,
             sum,
         })
+    }
+}
+
+/// What is found of every part, by whichever thread.
+struct Parts {
+    found: Vec<Mutex<Option<Part>>>,
+    of_a_row: usize,
+    rows: usize,
+}
+
+impl Parts {
+    fn new(rows: usize, columns: usize) -> Self {
+        let of_a_row = columns.div_ceil(COLUMNS);
+        Parts {
+            found: (0..rows * of_a_row).map(|_| Mutex::new(None)).collect(),
+            of_a_row,
+            rows,
+        }
+    }
+
+    fn put(&self, row: usize, part: usize, found: Option<Part>) {
+        let place = &self.found[row * self.of_a_row + part];
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+
+    fn merged(self, k: usize) -> Vec<Option<Top>> {
+        let found = self.found.into_iter();
+        let found: Vec<Option<Part>> = found
+            .map(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner))
+            .collect();
+        match self.of_a_row {
+            0 => vec![None; self.rows],
+            n => found.chunks_exact(n).map(|parts| merge(parts, k)).collect(),
+        }
     }
 }
 
@@ -159,13 +206,13 @@ fn merge(parts: &[Option<Part>], k: usize) -> Option<Top> {
 
 #[cfg(test)]
 mod tests {
-    use crate::Stream;
-    use crate::tests::for_each_isa;
+    use crate::tests::{for_each_isa, noise};
+    use crate::{Element, Epilogue, Parts, Plain, Precision, Stream};
 
     #[test]
     fn the_largest_of_rows_of_every_length() {
         for_each_isa(|kernels| {
-            for columns in [1, 2, 15, 16, 17, 255, 256, 4095, 4096, 4097, 12_289, 32_128] {
+            for columns in [1, 2, 15, 16, 17, 255, 256, 767, 768, 769, 12_289, 32_128] {
                 let rows = 3;
                 let mut x = Stream::zeroed(rows, columns);
                 for (at, value) in x.values_mut().iter_mut().enumerate() {
@@ -186,6 +233,51 @@ mod tests {
                         let exact = f64::from(max) + sum.ln();
                         let error = (found.log_sum_exp - exact).abs();
                         assert!(error <= 32.0 * 2f64.powi(-24), "{columns} {error}");
+                    }
+                }
+            }
+        });
+    }
+
+    /// Whatever rows and columns: pieces are cut where parts are, and their sums are a product's.
+    #[test]
+    fn products_that_are_not_written_out() {
+        for_each_isa(|kernels| {
+            let depth = 70;
+            for (precision, element) in [
+                (Precision::F32, Element::F32),
+                (Precision::F32, Element::Bf16),
+                (Precision::Bf16, Element::F32),
+            ] {
+                for columns in [1, 31, 33, 767, 768, 769, 1600] {
+                    let mut next = noise(columns);
+                    let weights: Vec<u8> = (0..columns * depth)
+                        .flat_map(|_| match element {
+                            Element::Bf16 => crate::math::to_bf16(next()).to_le_bytes().to_vec(),
+                            _ => next().to_le_bytes().to_vec(),
+                        })
+                        .collect();
+                    let plain = [Plain {
+                        element,
+                        bytes: &weights,
+                        rows: columns,
+                    }];
+                    let storage = kernels.storage(precision, element);
+                    let w = kernels.pack(Parts::Stacked(&plain), depth, storage, None);
+                    for rows in [0, 1, 2, 15, 64, 65, 150] {
+                        let mut x = kernels.operand(precision, rows, depth);
+                        for row in 0..rows {
+                            for column in 0..depth {
+                                x.set(row, column, next());
+                            }
+                        }
+                        let mut written = Stream::zeroed(rows, columns);
+                        kernels.linear(&x, &w, Epilogue::Scale(0.3, &mut written));
+                        for k in [0, 1, 8] {
+                            let found = kernels.top_of_product(&x, &w, 0.3, k);
+                            assert_eq!(found, kernels.top(&written, k), "{rows} x {columns}, {k}");
+                            assert!(found.iter().all(Option::is_some));
+                        }
                     }
                 }
             }

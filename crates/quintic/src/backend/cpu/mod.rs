@@ -147,6 +147,13 @@ impl Cpu {
         Ok(packed)
     }
 
+    /// Hidden states in the form that the head was packed for.
+    fn head_operand(&self, x: &Stream) -> Operand {
+        let mut operand = self.operand(x.tokens(), x.columns());
+        self.cast(x, &mut operand);
+        operand
+    }
+
     /// Uses packed weights where they are.
     fn adopt(&self, packed: PackedWeights) -> Result<PackedMatrix> {
         let place = format!("tensor `{}`", packed.bytes.name());
@@ -399,9 +406,7 @@ impl Backend for Cpu {
     }
 
     fn logits(&self, x: &Stream, head: &PackedMatrix, scale: f32) -> Stream {
-        // In the form that the head was packed for.
-        let mut operand = self.operand(x.tokens(), x.columns());
-        self.cast(x, &mut operand);
+        let operand = self.head_operand(x);
         let mut out = Stream::zeroed(x.tokens(), head.shape().columns);
         self.kernels
             .linear(&operand, head, kernels::Epilogue::Scale(scale, &mut out));
@@ -415,9 +420,9 @@ impl Backend for Cpu {
         scale: f32,
         k: usize,
     ) -> Result<Vec<Vec<Chosen>>> {
-        let logits = self.logits(x, head, scale);
-        let found: Option<Vec<_>> = self.kernels.top(&logits, k).into_iter().collect();
-        match found {
+        let operand = self.head_operand(x);
+        let found = self.kernels.top_of_product(&operand, head, scale, k);
+        match found.into_iter().collect::<Option<Vec<_>>>() {
             Some(rows) => Ok(rows
                 .into_iter()
                 .map(|row| {
@@ -429,7 +434,10 @@ impl Backend for Cpu {
                 })
                 .collect()),
             // NaN and infinities are ranked as they always are.
-            None => Ok(top(logits.values(), logits.columns(), k)),
+            None => {
+                let logits = self.logits(x, head, scale);
+                Ok(top(logits.values(), logits.columns(), k))
+            }
         }
     }
 
