@@ -315,6 +315,10 @@ pub(crate) struct ChoiceArgs {
     /// Exponent of the length by which a beam's score is divided.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) length_penalty: Option<f64>,
+    /// Guess up to so many tokens at a time, 15 at most, from the text and from what was generated: the
+    /// same result in fewer steps where text is copied.
+    #[arg(long, value_name = "N")]
+    pub(crate) prompt_lookup_num_tokens: Option<u64>,
     /// Any generation options by transformers' names, as a JSON object.
     #[arg(long, value_name = "JSON")]
     pub(crate) options: Option<String>,

@@ -271,6 +271,10 @@ fn chosen(args: &ChoiceArgs) -> Result<Map<String, Value>> {
             args.no_repeat_ngram_size.map(Value::from),
         ),
         ("length_penalty", args.length_penalty.map(Value::from)),
+        (
+            "prompt_lookup_num_tokens",
+            args.prompt_lookup_num_tokens.map(Value::from),
+        ),
     ];
     for (name, value) in flags {
         if let Some(value) = value

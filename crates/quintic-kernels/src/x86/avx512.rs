@@ -32,6 +32,11 @@ pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
 /// at every page.
 const AHEAD: usize = 2048;
 
+/// How far ahead weights of 16 bits are fetched that are read in their order, in values: 4 KiB, a
+/// page. On an Emerald Rapids, eight rows read weights half as fast again with it, one row a few
+/// percent faster; on Zen 4, whose own prefetcher is enough, nothing changed.
+const IN_ORDER_AHEAD: usize = 2048;
+
 /// With so few rows weights of bf16 are read in the order in which they stand, which memory serves up
 /// to twice as fast as reading columns 0 to 15 and 16 to 31 in turns, 1 KiB apart. Whole blocks of
 /// rows, of which there are many, read both halves at once and load the values of `a` once for both:
@@ -79,6 +84,7 @@ macro_rules! write {
 macro_rules! in_order {
     ($sums:ident, $half:literal, $chunk:ident, $b:expr, $block:ident) => {
         for pair in 0..16 {
+            _mm_prefetch::<_MM_HINT_T0>($b.wrapping_add(pair * 32 + IN_ORDER_AHEAD).cast());
             let columns = as_bf16(_mm512_loadu_si512($b.add(pair * 32).cast()));
             for (row, sums) in $sums.iter_mut().enumerate() {
                 let a = $chunk.add(row * $block.a_row + 2 * pair).cast::<i32>();
@@ -152,6 +158,7 @@ unsafe fn f32_rows<const ROWS: usize>(block: &F32Block) {
 macro_rules! in_order_f32 {
     ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
         for pair in 0..CHUNK / 2 {
+            _mm_prefetch::<_MM_HINT_T0>($b.wrapping_add(pair * 32 + IN_ORDER_AHEAD).cast());
             let pairs = _mm512_loadu_si512($b.add(pair * 32).cast());
             let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
             let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));

@@ -1,6 +1,6 @@
 //! CPU features, and the permission to use tiles.
 
-use std::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -31,6 +31,12 @@ pub(crate) fn has(isa: Isa) -> bool {
         Isa::Avx512Bf16 => avx512bf16(),
         Isa::Amx => avx512bf16() && (TILES_ASSUMED.load(Ordering::Relaxed) || amx()),
     }
+}
+
+/// Whether Intel made this CPU.
+pub(crate) fn is_intel() -> bool {
+    let name = __cpuid(0);
+    [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes) == [*b"Genu", *b"ineI", *b"ntel"]
 }
 
 /// Whether the CPU has AMX-TILE and AMX-BF16, the system saves their state, and this process
