@@ -47,6 +47,7 @@ impl Table {
                 },
                 Isa::Avx512 => with_avx512,
                 Isa::Avx512Bf16 => Table {
+                    f32: avx512::MICRO_F32_UNFETCHED,
                     bf16: Some(avx512::MICRO_BF16),
                     ..with_avx512
                 },
