@@ -109,6 +109,18 @@ def test_tokens_are_those_of_transformers(twins: Twins, options: dict[str, Any])
             assert torch.allclose(ours.sequences_scores, theirs.sequences_scores, rtol=1e-4, atol=1e-4)
 
 
+def test_guesses_change_no_token(twins: Twins) -> None:
+    """As arguments and in a config, of which transformers' has the same fields."""
+    ids, mask = batch()
+    plain = twins.ours.generate(ids, attention_mask=mask, max_new_tokens=30)
+    guessed = twins.ours.generate(ids, attention_mask=mask, max_new_tokens=30, prompt_lookup_num_tokens=5)
+    assert torch.equal(plain, guessed)
+    config = transformers.GenerationConfig(max_new_tokens=30, prompt_lookup_num_tokens=15, max_matching_ngram_size=1)
+    assert torch.equal(plain, twins.ours.generate(ids, config, attention_mask=mask))
+    with pytest.raises(errors.InputError, match="beams do not guess"):
+        twins.ours.generate(ids, num_beams=2, prompt_lookup_num_tokens=5)
+
+
 def test_prefixes_and_generation_configs(twins: Twins) -> None:
     """The decoder goes on behind the tokens that it is given."""
     ids, mask = batch()

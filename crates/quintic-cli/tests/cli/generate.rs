@@ -80,6 +80,17 @@ fn sequences_have_scores_and_reasons() {
 }
 
 #[test]
+fn guesses_change_no_token() {
+    let model = Decoder::new();
+    let plain = ["1 + 1", "4 4 4 4", "--max-new-tokens", "30"];
+    let guessed = [&plain[..], &["--prompt-lookup-num-tokens", "6"]].concat();
+    assert_eq!(model.tokens(&guessed), model.tokens(&plain));
+    let many = [&plain[..], &["--prompt-lookup-num-tokens", "16"]].concat();
+    let ran = model.run("generate", &many);
+    ran.fails(8, &["`prompt_lookup_num_tokens`", "0 to 15"]);
+}
+
+#[test]
 fn draws_have_a_seed() {
     let model = Decoder::new();
     let draw = |seed: &str| {
