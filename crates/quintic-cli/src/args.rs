@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     /// Check the backends of this machine, operation by operation, against exact sums.
     Check(CheckArgs),
+    /// Say how far each way to compute is from exact sums, on a model and real texts.
+    Verify(Box<VerifyArgs>),
 }
 
 /// Which model, and which of its files.
@@ -481,6 +483,56 @@ pub(crate) struct CheckArgs {
     /// Print a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// File of texts, as for `encode`; by default 24 captions and sentences in a dozen languages.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Column of a .tsv or field of a .jsonl that holds the text.
+    #[arg(long, requires = "input")]
+    pub(crate) column: Option<String>,
+    /// Cut texts to this many tokens, end token included.
+    #[arg(long)]
+    pub(crate) max_length: Option<usize>,
+    /// Ways to compute: f32, f32-high, f32-medium, bf16, f16; by default all that differ here.
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
+    pub(crate) compute: Vec<String>,
+    /// What computes: `cpu`, `cuda` (or `cuda:1` for another device), or `reference`.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) backend: String,
+    /// Threads; by default as many as there are cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Most tokens that a decoder writes behind each of the first 32 texts, greedily, to compare
+    /// its logits; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) new_tokens: usize,
+    /// Tokens computed at a time; more need more memory.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_tokens: u32,
+    /// Exit with code 1 if the hidden states of any way are farther off than this, or NaN.
+    #[arg(long, value_name = "X")]
+    pub(crate) max_relative_rms: Option<f64>,
+    /// Write the reference's states, ids and `row_starts`, for a comparison elsewhere.
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) save_states: Option<PathBuf>,
+    /// Show results of others against the same states too, as tools/verify_transformers.py
+    /// writes them. May be given several times.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) others: Vec<PathBuf>,
+    /// Draw the quantiles.
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bar.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Args, Debug)]

@@ -56,6 +56,7 @@ pub mod synthetic;
 mod tensor;
 mod text_encoder;
 pub mod tokenizer;
+pub mod verify;
 
 pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
