@@ -39,6 +39,7 @@ pub mod batch;
 pub mod checkpoint;
 mod compute;
 pub mod config;
+pub mod convert;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
