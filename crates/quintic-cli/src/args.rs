@@ -38,6 +38,8 @@ pub(crate) enum Command {
     Bench(Box<BenchArgs>),
     /// Check the backends of this machine, operation by operation, against exact sums.
     Check(CheckArgs),
+    /// Say how far each way to compute is from exact sums, on a model and real texts.
+    Verify(Box<VerifyArgs>),
 }
 
 /// Which model, and which of its files.
@@ -452,23 +454,83 @@ pub(crate) struct TokenizeArgs {
 }
 
 #[derive(Args, Debug)]
+#[command(group = clap::ArgGroup::new("form").required(true).multiple(false).args(["pack", "to"]))]
 pub(crate) struct ConvertArgs {
     #[command(flatten)]
     pub(crate) model: ModelArgs,
     /// Pack the weights as the CPU's products read them: the model then loads without packing.
-    #[arg(long, required = true)]
+    #[arg(long)]
     pub(crate) pack: bool,
-    /// New folder for the model.
-    #[arg(short, long, value_name = "DIR")]
+    /// Write encoder and decoder in another format.
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    pub(crate) to: Option<ModelFormat>,
+    /// New folder for the model; or, if the name ends so, a `.safetensors` or `.gguf` file.
+    #[arg(short, long, value_name = "DIR|FILE")]
     pub(crate) output: PathBuf,
-    #[command(flatten)]
-    pub(crate) compute: ComputeArgs,
+    /// With `--pack`, what to pack for; with `--to`, the type of the weights, q8_0 and q4_0 in
+    /// GGUF alone. By default f32 with `--pack`, and as stored in safetensors.
+    #[arg(long, value_parser = ["f32", "bf16", "f16", "q8_0", "q4_0"])]
+    pub(crate) dtype: Option<String>,
+    /// Cut the weights of a folder into files of at most this size, such as 5GB or 500MB.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "to")]
+    pub(crate) max_shard_size: Option<u64>,
+    /// Make values beyond the range of f16 the largest f16 instead of an error.
+    #[arg(long, requires = "to")]
+    pub(crate) saturate: bool,
+    /// Precision of f32 products to pack for; by default highest.
+    #[arg(long, value_parser = ["highest", "high", "medium"], requires = "pack")]
+    pub(crate) matmul_precision: Option<String>,
+    /// Multiply the norms' gains into the packed products behind them.
+    #[arg(long, requires = "pack")]
+    pub(crate) fold_norm_gains: bool,
+    /// Threads that pack; by default as many as there are cores.
+    #[arg(long, value_name = "N", requires = "pack")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// What is packed for: the CPU alone reads packed weights.
+    #[arg(long, default_value = "cpu", requires = "pack")]
+    pub(crate) backend: String,
     /// Print a summary as a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
-    /// No progress bar.
+    /// No progress bar and no notes.
     #[arg(short, long)]
     pub(crate) quiet: bool,
+}
+
+/// A format of whole models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ModelFormat {
+    /// As transformers reads it: a model folder, or one file.
+    Safetensors,
+    /// One file in llama.cpp's layout for T5.
+    Gguf,
+}
+
+/// A number of bytes, such as `5GB`, `500MB` or `2GiB`.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        other => {
+            return Err(format!(
+                "found the unit `{other}`, expected B, KB, MB, GB, KiB, MiB or GiB"
+            ));
+        }
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| format!("found `{digits}`, expected a whole number and a unit"))?;
+    match number.checked_mul(factor) {
+        Some(0) => Err("expected at least 1 byte".to_owned()),
+        Some(bytes) => Ok(bytes),
+        None => Err("the size is too large".to_owned()),
+    }
 }
 
 #[derive(Args, Debug)]
@@ -485,6 +547,56 @@ pub(crate) struct CheckArgs {
     /// Print a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) model: ModelArgs,
+    /// File of texts, as for `encode`; by default 24 captions and sentences in a dozen languages.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Column of a .tsv or field of a .jsonl that holds the text.
+    #[arg(long, requires = "input")]
+    pub(crate) column: Option<String>,
+    /// Cut texts to this many tokens, end token included.
+    #[arg(long)]
+    pub(crate) max_length: Option<usize>,
+    /// Ways to compute: f32, f32-high, f32-medium, bf16, f16; by default all that differ here.
+    #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
+    pub(crate) compute: Vec<String>,
+    /// What computes: `cpu`, `cuda` (or `cuda:1` for another device), or `reference`.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) backend: String,
+    /// Threads; by default as many as there are cores.
+    #[arg(long, value_name = "N")]
+    pub(crate) threads: Option<NonZeroUsize>,
+    /// Most tokens that a decoder writes behind each of the first 32 texts, greedily, to compare
+    /// its logits; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) new_tokens: usize,
+    /// Tokens computed at a time; more need more memory.
+    #[arg(long, default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) batch_tokens: u32,
+    /// Exit with code 1 if the hidden states of any way are farther off than this, or NaN.
+    #[arg(long, value_name = "X")]
+    pub(crate) max_relative_rms: Option<f64>,
+    /// Write the reference's states, ids and `row_starts`, for a comparison elsewhere.
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub(crate) save_states: Option<PathBuf>,
+    /// Show results of others against the same states too, as tools/verify_transformers.py
+    /// writes them. May be given several times.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) others: Vec<PathBuf>,
+    /// Draw the quantiles.
+    #[arg(long, value_name = "FILE.svg")]
+    pub(crate) plot: Option<PathBuf>,
+    /// Print a JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress bar.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Args, Debug)]
@@ -581,4 +693,27 @@ pub(crate) struct BenchArgs {
     /// Print a JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_size("2MiB"), Ok(2 << 20));
+        assert_eq!(parse_size("7"), Ok(7));
+        for (text, part) in [
+            ("5gb", "`gb`"),
+            ("GB", "found ``"),
+            ("1.5GB", "found `1.5`"),
+            ("0MB", "at least 1"),
+            ("99999999999999999GB", "too large"),
+            ("-1", "found `-1`"),
+        ] {
+            let error = parse_size(text).unwrap_err();
+            assert!(error.contains(part), "{error}");
+        }
+    }
 }

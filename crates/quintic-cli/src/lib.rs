@@ -46,6 +46,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Convert(args) => commands::convert::run(args).map(|()| 0),
         Command::Bench(args) => commands::bench::run(args),
         Command::Check(args) => commands::check::run(args),
+        Command::Verify(args) => commands::verify::run(args),
     };
     exit::report(result)
 }

@@ -39,6 +39,7 @@ pub mod batch;
 pub mod checkpoint;
 mod compute;
 pub mod config;
+pub mod convert;
 mod error;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -56,6 +57,7 @@ pub mod synthetic;
 mod tensor;
 mod text_encoder;
 pub mod tokenizer;
+pub mod verify;
 
 pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};

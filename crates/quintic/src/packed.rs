@@ -16,26 +16,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use quintic_kernels::{ALIGNMENT, LAYOUT};
-use serde_json::json;
 
 #[cfg(doc)]
 use crate::ErrorKind;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::checkpoint::packed::FILE;
-use crate::checkpoint::{
-    Checkpoint, InferredShape, Packed, PackedEntry, TOKENIZER_FILES, TensorSource, infer_shape,
-};
+use crate::checkpoint::{Checkpoint, Packed, PackedEntry, TensorSource};
 use crate::config::T5Config;
+use crate::convert::companions::{copy_companions, inferred_config, write_config};
 use crate::model::{EncoderWeights, Product};
+use crate::output::folder::{Folder, copy};
 use crate::output::safetensors::{SafetensorsWriter, TensorSpec};
-use crate::sentence::SentenceHead;
 use crate::tensor::{DType, Tensor};
 use crate::text_encoder::{config_of, shapes_from};
 use crate::{Error, Result};
-
-/// Files of a tokenizer that only go with others.
-const TOKENIZER_COMPANIONS: [&str; 2] = ["special_tokens_map.json", "added_tokens.json"];
 
 /// Tensors are copied in pieces of this size.
 const PIECE: usize = 16 << 20;
@@ -80,22 +75,9 @@ pub fn write(
         .map_err(here)?;
     match checkpoint.config_path() {
         Some(path) => copy(path, &folder.path().join("config.json"))?,
-        None => {
-            let path = folder.path().join("config.json");
-            let text = format!("{:#}\n", config_json(&infer_shape(checkpoint)?));
-            std::fs::write(&path, text).map_err(|error| Error::io(&path, "write", error))?;
-        }
+        None => write_config(&inferred_config(checkpoint)?, folder.path())?,
     }
-    if let Some(tokenizer) = checkpoint.tokenizer_folder() {
-        for name in TOKENIZER_FILES.into_iter().chain(TOKENIZER_COMPANIONS) {
-            copy_if_there(tokenizer, Path::new(name), folder.path(), &mut files)?;
-        }
-    }
-    if let Some(model) = checkpoint.config_path().and_then(Path::parent) {
-        for name in SentenceHead::files(model)? {
-            copy_if_there(model, &name, folder.path(), &mut files)?;
-        }
-    }
+    copy_companions(checkpoint, folder.path(), &mut files)?;
     let packed_bytes = std::fs::metadata(&file)
         .map_err(|error| Error::io(&file, "read the size of the file", error))?
         .len();
@@ -221,120 +203,4 @@ fn embedding(weights: &EncoderWeights, source: &mut TensorSource<'_>) -> Result<
 fn embedded_spec(tokenizer: &Tensor) -> TensorSpec {
     let name = tokenizer.name().rsplit('.').next().unwrap_or_default();
     TensorSpec::new(name, tokenizer.dtype(), tokenizer.shape())
-}
-
-/// What `T5Config::from_inferred` makes of a shape, as transformers would write it.
-fn config_json(shape: &InferredShape) -> serde_json::Value {
-    json!({
-        "model_type": if shape.has_bias_per_layer { "umt5" } else { "t5" },
-        "vocab_size": shape.vocab_size,
-        "d_model": shape.d_model,
-        "d_kv": shape.d_kv,
-        "d_ff": shape.d_ff,
-        "num_layers": shape.n_layers,
-        "num_decoder_layers": shape.n_decoder_layers,
-        "num_heads": shape.n_heads,
-        "relative_attention_num_buckets": shape.n_buckets,
-        "relative_attention_max_distance": shape.max_distance,
-        "layer_norm_epsilon": shape.eps,
-        "feed_forward_proj": shape.feed_forward_proj(),
-        "decoder_start_token_id": 0,
-        "pad_token_id": 0,
-    })
-}
-
-/// A folder that has another name until it is complete.
-struct Folder {
-    target: PathBuf,
-    temporary: tempfile::TempDir,
-}
-
-impl Folder {
-    fn create(target: &Path) -> Result<Self> {
-        let is_empty = std::fs::read_dir(target).map(|mut entries| entries.next().is_none());
-        match is_empty {
-            Ok(true) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Ok(false) => {
-                return Err(Error::input("the folder is not empty, expected a new one")
-                    .at(target.display()));
-            }
-            Err(error) => return Err(Error::io(target, "create the folder", error)),
-        }
-        let parent = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".quintic-").suffix(".tmp");
-        #[cfg(unix)]
-        {
-            // What `create_dir` would give, less the umask; a temporary folder is private.
-            use std::os::unix::fs::PermissionsExt;
-            builder.permissions(std::fs::Permissions::from_mode(0o777));
-        }
-        let temporary = builder
-            .tempdir_in(parent)
-            .map_err(|error| Error::io(parent, "create a folder in the folder", error))?;
-        Ok(Folder {
-            target: target.to_owned(),
-            temporary,
-        })
-    }
-
-    fn path(&self) -> &Path {
-        self.temporary.path()
-    }
-
-    fn finish(self) -> Result<()> {
-        let fail = |error| Error::io(&self.target, "give the folder its name", error);
-        // Only Unix renames onto an empty folder.
-        if self.target.is_dir() {
-            std::fs::remove_dir(&self.target).map_err(fail)?;
-        }
-        std::fs::rename(self.temporary.path(), &self.target).map_err(fail)?;
-        let _ = self.temporary.keep();
-        Ok(())
-    }
-}
-
-fn copy_if_there(from: &Path, name: &Path, to: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let (from, to) = (from.join(name), to.join(name));
-    if !from.is_file() {
-        return Ok(());
-    }
-    if let Some(parent) = to.parent() {
-        std::fs::create_dir_all(parent)
-            .map_err(|error| Error::io(parent, "create the folder", error))?;
-    }
-    copy(&from, &to)?;
-    files.push(name.to_owned());
-    Ok(())
-}
-
-/// Contents alone: what is read-only in a cache need not be so in a folder of one's own.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    let mut source =
-        std::fs::File::open(from).map_err(|error| Error::io(from, "open the file", error))?;
-    let mut target =
-        std::fs::File::create(to).map_err(|error| Error::io(to, "create the file", error))?;
-    std::io::copy(&mut source, &mut target).map_err(|error| Error::io(to, "write", error))?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_inferred_config_is_written_as_it_is_read() {
-        for is_gated in [false, true] {
-            for has_bias_per_layer in [false, true] {
-                let shape = InferredShape::for_tests(is_gated, has_bias_per_layer);
-                let inferred = T5Config::from_inferred(&shape).unwrap();
-                let json = config_json(&shape).to_string();
-                assert_eq!(T5Config::from_json(json.as_bytes()).unwrap(), inferred);
-            }
-        }
-    }
 }

@@ -4,33 +4,182 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use quintic::backend::cpu::Cpu;
+use quintic::checkpoint::Checkpoint;
+use quintic::convert::{self, GgufOptions, GgufWeights, SafetensorsOptions};
 use quintic::packed::{self, Written};
-use quintic::{BackendKind, Error, Result};
+use quintic::{BackendKind, ComputeChoice, ComputeType, DType, Error, MatmulPrecision, Result};
 use serde_json::json;
 
-use crate::args::{ConvertArgs, TokenizerKind};
+use crate::args::{ConvertArgs, ModelFormat, TokenizerKind};
 use crate::show::size;
-use crate::sink::print;
+use crate::sink::{print, unknown_ending};
 use crate::{memory, model};
 
 pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
     let files = &args.model.files;
-    if files.tokenizer.is_some() || files.tokenizer_kind != TokenizerKind::Auto {
+    let to_gguf = args.to == Some(ModelFormat::Gguf);
+    if (files.tokenizer.is_some() && !to_gguf) || files.tokenizer_kind != TokenizerKind::Auto {
         return Err(Error::input(
             "`--tokenizer` and `--tokenizer-kind` have nothing to do with `convert`, which copies \
-             the tokenizer beside the model",
+             the tokenizer beside the model; a GGUF file alone takes a `--tokenizer`",
         ));
     }
-    if BackendKind::parse(&args.compute.backend)? != BackendKind::Cpu {
+    let started = Instant::now();
+    match args.to {
+        None => pack(args, started),
+        Some(format) => write(args, format, started),
+    }
+}
+
+/// `--to`.
+fn write(args: &ConvertArgs, format: ModelFormat, started: Instant) -> Result<()> {
+    let checkpoint = |args: &ConvertArgs| model::open(&args.model.model, &args.model.files);
+    let bar = progress(args.quiet, "tensors");
+    let mut told = |done, all| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+    };
+    let written = match format {
+        ModelFormat::Safetensors => {
+            if args
+                .output
+                .extension()
+                .is_some_and(|ending| ending == "gguf")
+            {
+                return Err(
+                    unknown_ending("gguf", "a folder or .safetensors").at(args.output.display())
+                );
+            }
+            let options = SafetensorsOptions {
+                dtype: args.dtype.as_deref().map(float_type).transpose()?,
+                max_shard_bytes: args.max_shard_size,
+                saturate: args.saturate,
+            };
+            let checkpoint = checkpoint(args)?;
+            convert::to_safetensors(&checkpoint, &options, &args.output, &mut told)
+        }
+        ModelFormat::Gguf => {
+            let weights = gguf_weights(args)?;
+            let checkpoint = checkpoint(args)?;
+            let name = name(&checkpoint);
+            let options = GgufOptions {
+                weights,
+                tokenizer: args.model.files.tokenizer.as_deref(),
+                saturate: args.saturate,
+                name: name.as_deref(),
+            };
+            convert::to_gguf(&checkpoint, &options, &args.output, &mut told)
+        }
+    };
+    bar.finish_and_clear();
+    let written = written?;
+    if !args.quiet {
+        tell(&written);
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    if !args.json {
+        return print(&format!(
+            "{}: {} of tensors in {seconds:.1} s, {}",
+            args.output.display(),
+            size(written.tensor_bytes),
+            match written.files.len() {
+                1 => "1 file".to_owned(),
+                n => format!("{n} files"),
+            }
+        ));
+    }
+    let files: Vec<String> = written
+        .files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    print(&json!({
+        "output": args.output.display().to_string(),
+        "dtype": args.dtype,
+        "tensor_bytes": written.tensor_bytes,
+        "files": files,
+        "saturated_values": written.n_saturated,
+        "not_quantised": written.not_quantised,
+        "seconds": seconds,
+        "peak_rss_bytes": memory::peak_rss_bytes(),
+    }))
+}
+
+fn tell(written: &convert::Written) {
+    for note in &written.notes {
+        eprintln!("note: {note}");
+    }
+    if written.n_saturated > 0 {
+        eprintln!(
+            "note: {} values are beyond the range of f16 and became the largest",
+            written.n_saturated
+        );
+    }
+    if !written.not_quantised.is_empty() {
+        eprintln!(
+            "note: {} tensors have rows that are no whole blocks, and are f16: {}",
+            written.not_quantised.len(),
+            written.not_quantised.join(", ")
+        );
+    }
+}
+
+fn float_type(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "f16" => Ok(DType::F16),
+        "bf16" => Ok(DType::BF16),
+        other => Err(Error::unsupported(format!(
+            "weights in safetensors cannot be `{other}`, expected `f32`, `bf16` or `f16`"
+        ))),
+    }
+}
+
+fn gguf_weights(args: &ConvertArgs) -> Result<GgufWeights> {
+    let ending = args.output.extension().and_then(|ending| ending.to_str());
+    if ending != Some("gguf") {
+        return Err(unknown_ending(ending.unwrap_or_default(), ".gguf").at(args.output.display()));
+    }
+    if args.max_shard_size.is_some() {
+        return Err(Error::unsupported(
+            "a GGUF file is not cut into shards, but `--max-shard-size` was given",
+        ));
+    }
+    match &args.dtype {
+        Some(dtype) => GgufWeights::parse(dtype),
+        None => Err(Error::input(
+            "`--to gguf` needs a `--dtype`: f32, f16, bf16, q8_0 or q4_0",
+        )),
+    }
+}
+
+/// What people call the model: the folder that it is in, or the file.
+fn name(checkpoint: &Checkpoint) -> Option<String> {
+    let path = match checkpoint.config_path() {
+        Some(config) => config.parent()?.canonicalize().ok()?,
+        None => checkpoint.path().with_extension(""),
+    };
+    Some(path.file_name()?.to_str()?.to_owned())
+}
+
+/// `--pack`.
+fn pack(args: &ConvertArgs, started: Instant) -> Result<()> {
+    if BackendKind::parse(&args.backend)? != BackendKind::Cpu {
         return Err(Error::unsupported(format!(
             "the backend `{}` reads nothing packed, expected `cpu`",
-            args.compute.backend
+            args.backend
         )));
     }
-    let started = Instant::now();
-    let checkpoint = model::open(&args.model.model, files)?;
-    let cpu = Cpu::new(&args.compute.choice()?.resolve(None)?)?;
-    let bar = progress(args.quiet);
+    let precision = args.matmul_precision.as_deref();
+    let choice = ComputeChoice {
+        dtype: args.dtype.as_deref().map(ComputeType::parse).transpose()?,
+        matmul_precision: precision.map(MatmulPrecision::parse).transpose()?,
+        threads: args.threads,
+        fold_norm_gains: args.fold_norm_gains.then_some(true),
+    };
+    let checkpoint = model::open(&args.model.model, &args.model.files)?;
+    let cpu = Cpu::new(&choice.resolve(None)?)?;
+    let bar = progress(args.quiet, "layers");
     let written = packed::write(&checkpoint, &cpu, &args.output, &mut |done, all| {
         bar.set_length(all as u64);
         bar.set_position(done as u64);
@@ -39,12 +188,13 @@ pub(crate) fn run(args: &ConvertArgs) -> Result<()> {
     report(args, &cpu, &written?, started.elapsed().as_secs_f64())
 }
 
-fn progress(quiet: bool) -> ProgressBar {
+fn progress(quiet: bool, what: &str) -> ProgressBar {
     if quiet {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::new(0);
-    match ProgressStyle::with_template("{bar:40} {pos}/{len} layers, {eta} left") {
+    match ProgressStyle::with_template(&format!("{{bar:40}} {{pos}}/{{len}} {what}, {{eta}} left"))
+    {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }

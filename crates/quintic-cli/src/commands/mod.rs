@@ -9,3 +9,4 @@ pub(crate) mod generate;
 pub(crate) mod inspect;
 pub(crate) mod score;
 pub(crate) mod tokenize;
+pub(crate) mod verify;

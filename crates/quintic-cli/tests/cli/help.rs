@@ -17,6 +17,7 @@ fn the_commands_are_listed() {
         "compare    Compare the tensors of two safetensors files",
         "convert    Write a model in another form",
         "check      Check the backends of this machine",
+        "verify     Say how far each way to compute is from exact sums",
     ] {
         assert!(help.contains(line), "{help}");
     }
@@ -40,6 +41,7 @@ fn every_option_has_a_line() {
         "convert",
         "bench",
         "check",
+        "verify",
     ] {
         let help = run(&[command, "-h"]).good().out;
         let lines: Vec<&str> = help.lines().collect();

@@ -16,3 +16,4 @@ mod pool;
 mod presets;
 mod support;
 mod tokenize;
+mod verify;

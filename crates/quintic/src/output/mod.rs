@@ -5,6 +5,8 @@
 //! file, and a failed or killed run leaves an older file as it was.
 
 mod atomic;
+pub(crate) mod folder;
+pub mod gguf;
 pub mod jsonl;
 pub mod npy;
 pub mod safetensors;

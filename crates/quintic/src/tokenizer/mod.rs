@@ -11,7 +11,7 @@ mod classes;
 mod config;
 mod fast;
 mod fast_check;
-mod sentencepiece;
+pub(crate) mod sentencepiece;
 mod slow;
 mod special;
 mod values;

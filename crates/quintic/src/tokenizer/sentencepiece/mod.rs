@@ -8,7 +8,7 @@ mod check;
 mod double_array;
 mod model;
 mod normalizer;
-mod proto;
+pub(crate) mod proto;
 mod trie;
 mod unigram;
 

@@ -1,0 +1,184 @@
+//! A tensor's values on their way into another type.
+
+use half::{bf16, f16};
+
+use super::blocks::{self, BLOCK};
+use crate::output::gguf::GgmlType;
+use crate::{Error, Result, Tensor};
+
+/// Values converted at a time: a multiple of every block.
+const PIECE: usize = 1 << 20;
+
+/// What becomes of values that f16 cannot hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Overflow {
+    /// An error that names the value.
+    #[default]
+    Refuse,
+    /// The largest f16 with their sign.
+    Saturate,
+}
+
+/// Converts `tensor` to `to` and hands the bytes on piece by piece. Returns how many values were
+/// saturated.
+///
+/// # Errors
+///
+/// [`ErrorKind::Input`](crate::ErrorKind::Input) for a finite value that f16 cannot hold, and for
+/// any value that is not finite in blocks, whose scale would spoil its neighbours; what `write`
+/// reports.
+///
+/// # Panics
+///
+/// If the tensor is not of a float type, or has no whole number of blocks.
+pub(super) fn convert(
+    tensor: &Tensor,
+    to: GgmlType,
+    overflow: Overflow,
+    mut write: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let n_values = tensor.n_elements();
+    let mut values = vec![0.0; n_values.min(PIECE)];
+    let mut bytes = Vec::new();
+    let mut n_saturated = 0;
+    for from in (0..n_values).step_by(PIECE) {
+        let values = &mut values[..PIECE.min(n_values - from)];
+        tensor.read_f32(from, values);
+        bytes.clear();
+        match to {
+            GgmlType::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
+            GgmlType::BF16 => {
+                let narrow = values.iter().map(|&value| bf16::from_f32(value));
+                bytes.extend(narrow.flat_map(bf16::to_le_bytes));
+            }
+            GgmlType::F16 => n_saturated += narrow_f16(values, from, overflow, &mut bytes)?,
+            GgmlType::Q8_0 => quantise(values, from, 127.0, blocks::q8_0, &mut bytes)?,
+            GgmlType::Q4_0 => quantise(values, from, 8.0, blocks::q4_0, &mut bytes)?,
+        }
+        write(&bytes)?;
+        tensor.release();
+    }
+    Ok(n_saturated)
+}
+
+fn narrow_f16(values: &[f32], from: usize, overflow: Overflow, bytes: &mut Vec<u8>) -> Result<u64> {
+    let mut n_saturated = 0;
+    for (at, &value) in values.iter().enumerate() {
+        let mut narrow = f16::from_f32(value);
+        if narrow.is_infinite() && value.is_finite() {
+            if overflow == Overflow::Refuse {
+                return Err(Error::input(format!(
+                    "value {value} at element {} is beyond the range of f16 (65504)",
+                    from + at
+                ))
+                .hint("take bf16 or f32, or let such values become the largest f16"));
+            }
+            n_saturated += 1;
+            narrow = match value > 0.0 {
+                true => f16::MAX,
+                false => f16::MIN,
+            };
+        }
+        bytes.extend(narrow.to_le_bytes());
+    }
+    Ok(n_saturated)
+}
+
+/// `steps` are what the largest value of a block is divided by for its scale.
+fn quantise(
+    values: &[f32],
+    from: usize,
+    steps: f32,
+    encode: impl Fn(&[f32; BLOCK], &mut Vec<u8>),
+    bytes: &mut Vec<u8>,
+) -> Result<()> {
+    // What is beyond has no scale in f16.
+    let largest = f16::MAX.to_f32() * steps;
+    let beyond = |value: &f32| value.is_nan() || value.abs() > largest;
+    if let Some(at) = values.iter().position(beyond) {
+        return Err(Error::input(format!(
+            "value {} at element {} cannot be quantised, expected at most {largest}",
+            values[at],
+            from + at
+        )));
+    }
+    let (blocks, rest) = values.as_chunks::<BLOCK>();
+    assert!(rest.is_empty(), "whole blocks of {BLOCK} values");
+    for block in blocks {
+        encode(block, bytes);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(values: &[f32], to: GgmlType, overflow: Overflow) -> Result<(Vec<u8>, u64)> {
+        let tensor = Tensor::from_f32("x", vec![values.len()], values);
+        let mut bytes = Vec::new();
+        let n = convert(&tensor, to, overflow, |piece| {
+            bytes.extend(piece);
+            Ok(())
+        })?;
+        Ok((bytes, n))
+    }
+
+    #[test]
+    fn halves_are_rounded_once_to_even() {
+        // In the middle between 1 and its neighbours in bf16, and just above.
+        let (low, high): (f32, f32) = (1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0);
+        let values = [
+            low,
+            high,
+            f32::from_bits(low.to_bits() + 1),
+            f32::NEG_INFINITY,
+        ];
+        let (bytes, n) = converted(&values, GgmlType::BF16, Overflow::Refuse).unwrap();
+        assert_eq!(bytes, [0x80, 0x3f, 0x82, 0x3f, 0x81, 0x3f, 0x80, 0xff]);
+        assert_eq!(n, 0);
+    }
+
+    #[test]
+    fn what_f16_cannot_hold_is_named_or_saturates() {
+        // 65519 is still nearer to 65504 than to the next power.
+        let values = [1.0, 65519.0, -65520.0, f32::INFINITY];
+        let error = converted(&values, GgmlType::F16, Overflow::Refuse).unwrap_err();
+        let expected = "value -65520 at element 2 is beyond the range of f16 (65504)";
+        assert!(error.to_string().starts_with(expected), "{error}");
+        let (bytes, n) = converted(&values, GgmlType::F16, Overflow::Saturate).unwrap();
+        assert_eq!(bytes, [0x00, 0x3c, 0xff, 0x7b, 0xff, 0xfb, 0x00, 0x7c]);
+        assert_eq!(n, 1);
+    }
+
+    #[test]
+    fn pieces_are_joined() {
+        let values: Vec<f32> = (0..PIECE + 64).map(|i| (i % 255) as f32 - 127.0).collect();
+        let (bytes, _) = converted(&values, GgmlType::F32, Overflow::Refuse).unwrap();
+        let expected: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        assert!(bytes == expected);
+        let (bytes, _) = converted(&values, GgmlType::Q8_0, Overflow::Refuse).unwrap();
+        assert_eq!(bytes.len(), (PIECE + 64) / 32 * 34);
+        let mut last = Vec::new();
+        let block = values[PIECE + 32..].try_into().unwrap();
+        blocks::q8_0(block, &mut last);
+        assert_eq!(bytes[bytes.len() - 34..], last);
+    }
+
+    #[test]
+    fn what_is_not_finite_is_not_quantised() {
+        for bad in [f32::NAN, f32::INFINITY, 1e7] {
+            let mut values = [1.0; 64];
+            values[40] = bad;
+            for to in [GgmlType::Q8_0, GgmlType::Q4_0] {
+                let error = converted(&values, to, Overflow::Saturate).unwrap_err();
+                assert!(
+                    error.to_string().contains("at element 40 cannot be"),
+                    "{error}"
+                );
+            }
+        }
+        let (bytes, n) = converted(&[], GgmlType::Q8_0, Overflow::Refuse).unwrap();
+        assert!(bytes.is_empty() && n == 0);
+    }
+}
