@@ -51,7 +51,10 @@ def _check_tensors(path: Path, tensors: dict[str, torch.Tensor], dtype: str) -> 
     reader = gguf.GGUFReader(path)
     blocks = max(int(name.split(".")[2]) for name in tensors if ".block." in name) + 1
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.T5, blocks)
-    expected = {names.get_name(name, try_suffixes=(".weight",)): tensor for name, tensor in tensors.items()}
+    shared = {name: "shared.weight" for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")}
+    expected = {
+        names.get_name(shared.get(name, name), try_suffixes=(".weight",)): tensor for name, tensor in tensors.items()
+    }
     assert None not in expected
     assert {tensor.name for tensor in reader.tensors} == set(expected)
     for tensor in reader.tensors:

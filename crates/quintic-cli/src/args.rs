@@ -471,23 +471,24 @@ pub(crate) struct ConvertArgs {
     /// GGUF alone. By default f32 with `--pack`, and as stored in safetensors.
     #[arg(long, value_parser = ["f32", "bf16", "f16", "q8_0", "q4_0"])]
     pub(crate) dtype: Option<String>,
+    // `requires` would be taken for satisfied: `--to` excludes `--pack`.
     /// Cut the weights of a folder into files of at most this size, such as 5GB or 500MB.
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "to")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "pack")]
     pub(crate) max_shard_size: Option<u64>,
     /// Make values beyond the range of f16 the largest f16 instead of an error.
-    #[arg(long, requires = "to")]
+    #[arg(long, conflicts_with = "pack")]
     pub(crate) saturate: bool,
     /// Precision of f32 products to pack for; by default highest.
-    #[arg(long, value_parser = ["highest", "high", "medium"], requires = "pack")]
+    #[arg(long, value_parser = ["highest", "high", "medium"], conflicts_with = "to")]
     pub(crate) matmul_precision: Option<String>,
     /// Multiply the norms' gains into the packed products behind them.
-    #[arg(long, requires = "pack")]
+    #[arg(long, conflicts_with = "to")]
     pub(crate) fold_norm_gains: bool,
     /// Threads that pack; by default as many as there are cores.
-    #[arg(long, value_name = "N", requires = "pack")]
+    #[arg(long, value_name = "N", conflicts_with = "to")]
     pub(crate) threads: Option<NonZeroUsize>,
     /// What is packed for: the CPU alone reads packed weights.
-    #[arg(long, default_value = "cpu", requires = "pack")]
+    #[arg(long, default_value = "cpu", conflicts_with = "to")]
     pub(crate) backend: String,
     /// Print a summary as a JSON object.
     #[arg(long)]
