@@ -125,13 +125,8 @@ def test_the_vocabulary_of_a_gguf_file(quintic: Quintic, tmp_path: Path) -> None
     assert tokens[32099] == "<extra_id_0>" and tokens[32000] == "<extra_id_99>"
     assert types[32000:32100] == [kinds.USER_DEFINED] * 100
     assert tokens[32100] == "[PAD32100]" and types[32127] == kinds.UNUSED
-    proto = sentencepiece.sentencepiece_model_pb2.ModelProto.FromString(SPIECE.read_bytes()) if hasattr(
-        sentencepiece, "sentencepiece_model_pb2"
-    ) else None
     charsmap = bytes(_value(reader, keys.PRECOMPILED_CHARSMAP))
-    assert charsmap in SPIECE.read_bytes()
-    if proto is not None:
-        assert charsmap == proto.normalizer_spec.precompiled_charsmap
+    assert len(charsmap) == 237539 and charsmap in SPIECE.read_bytes()
     others = {keys.MODEL: "t5", keys.PRE: "default", keys.ADD_PREFIX: True, keys.REMOVE_EXTRA_WS: True}
     others |= {keys.EOS_ID: 1, keys.UNK_ID: 2, keys.PAD_ID: 0, keys.ADD_BOS: False, keys.ADD_EOS: True}
     for key, expected in others.items():
@@ -151,8 +146,7 @@ def test_transformers_reads_the_gguf_file(quintic: Quintic, tmp_path: Path) -> N
     _convert(quintic, FLAN, tmp_path / "x.gguf", "--to", "gguf", "--dtype", "f32", "--tokenizer", SPIECE)
     original = transformers.T5ForConditionalGeneration.from_pretrained(FLAN, dtype=torch.float32).eval()
     read = transformers.T5ForConditionalGeneration.from_pretrained(tmp_path, gguf_file="x.gguf").eval()
-    # A GGUF file does not say what the activation is: gated means tanh GELU in llama.cpp, which transformers
-    # does not know.
+    # Weights alone: the file cannot name the activation, and transformers takes ReLU, whatever the weights are.
     ids, labels = torch.tensor([[5, 900, 33, 1]]), torch.tensor([[0, 7, 8]])
     theirs = {name: parameter for name, parameter in read.named_parameters()}
     for name, parameter in original.named_parameters():

@@ -475,7 +475,7 @@ pub(crate) struct ConvertArgs {
     /// Cut the weights of a folder into files of at most this size, such as 5GB or 500MB.
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with = "pack")]
     pub(crate) max_shard_size: Option<u64>,
-    /// Make values beyond the range of f16 the largest f16 instead of an error.
+    /// Make values beyond the range of f16 or bf16 the largest instead of an error.
     #[arg(long, conflicts_with = "pack")]
     pub(crate) saturate: bool,
     /// Precision of f32 products to pack for; by default highest.

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn tensors_of_one_shape_and_any_type_are_compared() {
+    fn tensors_of_one_shape_are_compared() {
         let difference = compare(&tensor(&[1.0, 2.0]), &tensor(&[1.0, 2.5])).unwrap();
         assert_eq!(difference.distance.max, 0.5);
         assert_eq!(

@@ -1,10 +1,10 @@
 //! `quintic convert`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use quintic::backend::cpu::Cpu;
-use quintic::checkpoint::Checkpoint;
 use quintic::convert::{self, GgufOptions, GgufWeights, SafetensorsOptions};
 use quintic::packed::{self, Written};
 use quintic::{BackendKind, ComputeChoice, ComputeType, DType, Error, MatmulPrecision, Result};
@@ -61,7 +61,7 @@ fn write(args: &ConvertArgs, format: ModelFormat, started: Instant) -> Result<()
         ModelFormat::Gguf => {
             let weights = gguf_weights(args)?;
             let checkpoint = checkpoint(args)?;
-            let name = name(&checkpoint);
+            let name = name(&args.model.model);
             let options = GgufOptions {
                 weights,
                 tokenizer: args.model.files.tokenizer.as_deref(),
@@ -111,7 +111,7 @@ fn tell(written: &convert::Written) {
     }
     if written.n_saturated > 0 {
         eprintln!(
-            "note: {} values are beyond the range of f16 and became the largest",
+            "note: {} values are beyond the type's range and became its largest",
             written.n_saturated
         );
     }
@@ -153,13 +153,14 @@ fn gguf_weights(args: &ConvertArgs) -> Result<GgufWeights> {
     }
 }
 
-/// What people call the model: the folder that it is in, or the file.
-fn name(checkpoint: &Checkpoint) -> Option<String> {
-    let path = match checkpoint.config_path() {
-        Some(config) => config.parent()?.canonicalize().ok()?,
-        None => checkpoint.path().with_extension(""),
+/// What people call the model: the last part of its id or path, of a file without its ending.
+fn name(model: &str) -> Option<String> {
+    let path = Path::new(model);
+    let name = match path.is_file() {
+        true => path.file_stem(),
+        false => path.file_name(),
     };
-    Some(path.file_name()?.to_str()?.to_owned())
+    Some(name?.to_str()?.to_owned())
 }
 
 /// `--pack`.

@@ -13,7 +13,7 @@ use super::{Progress, Written};
 use crate::checkpoint::{Checkpoint, InferredShape, TensorSource};
 use crate::config::{Activation, FeedForward, T5Config};
 use crate::limits::{MAX_JSON_BYTES, read_file};
-use crate::model::EncoderWeights;
+use crate::model::{DecoderWeights, EncoderWeights};
 use crate::output::gguf::{GgmlType, GgufTensor, GgufWriter, Metadata};
 use crate::text_encoder::{config_of, shapes_from};
 use crate::{Error, ErrorKind, Result};
@@ -117,7 +117,7 @@ pub struct GgufOptions<'a> {
     pub weights: GgufWeights,
     /// A SentencePiece model, or a folder that has one, if not the model's own.
     pub tokenizer: Option<&'a Path>,
-    /// Makes finite values beyond the range of f16 the largest f16 instead of an error.
+    /// Makes finite values beyond the range of f16 or bf16 the largest instead of an error.
     pub saturate: bool,
     /// The model's name for people.
     pub name: Option<&'a str>,
@@ -130,8 +130,8 @@ pub struct GgufOptions<'a> {
 ///
 /// [`ErrorKind::Unsupported`] for a model that the layout cannot describe, which has no place for
 /// the activation and the largest distance: it is a tanh GELU if gated and a ReLU if not, and 128;
-/// for a packed model; and for a tensor that no T5 has. [`ErrorKind::Input`] if a value fits
-/// neither f16 nor a block; [`ErrorKind::Tokenizer`] if the vocabulary does not fit;
+/// for a packed model; and for a tensor that no T5 has. [`ErrorKind::Input`] if a value does
+/// not fit its type; [`ErrorKind::Tokenizer`] if the vocabulary does not fit;
 /// [`ErrorKind::Io`] if writing fails; what a damaged checkpoint reports.
 pub fn to_gguf(
     checkpoint: &Checkpoint,
@@ -149,11 +149,14 @@ pub fn to_gguf(
     check_describable(&config).map_err(here)?;
     let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
     EncoderWeights::check(&mut source, &config)?;
+    let has_decoder = checkpoint
+        .names()
+        .any(|name| name.starts_with("decoder.block."));
+    if has_decoder {
+        DecoderWeights::check(&mut source, &config)?;
+    }
     let mut written = Written::default();
-    let plan = plan(checkpoint, options.weights, &mut written).map_err(here)?;
-    let has_decoder = plan
-        .iter()
-        .any(|(_, tensor)| tensor.name.starts_with("dec."));
+    let plan = plan(checkpoint, &config, options.weights, &mut written).map_err(here)?;
     let mut metadata = describe(checkpoint, &config, options, has_decoder).map_err(here)?;
     match Vocabulary::find(checkpoint, options.tokenizer)? {
         Some(vocabulary) => vocabulary.put(&mut metadata, config.vocab_size)?,
@@ -210,6 +213,7 @@ fn check_describable(config: &T5Config) -> Result<()> {
 /// Every tensor: its name in the checkpoint, and what it becomes.
 fn plan(
     checkpoint: &Checkpoint,
+    config: &T5Config,
     weights: GgufWeights,
     written: &mut Written,
 ) -> Result<Vec<(String, GgufTensor)>> {
@@ -230,11 +234,11 @@ fn plan(
             check_same(checkpoint, embedding.unwrap_or_default(), name)?;
             continue;
         }
-        let Some(new_name) = gguf_name(name) else {
-            return Err(
-                Error::unsupported("has no name in the layout of GGUF files for T5")
-                    .at(format!("tensor `{name}`")),
-            );
+        let Some(new_name) = gguf_name(name, config) else {
+            return Err(Error::unsupported(
+                "has no place in a GGUF file of the model that the config describes",
+            )
+            .at(format!("tensor `{name}`")));
         };
         let mut tensor = GgufTensor {
             dtype: weights.of(&new_name),
@@ -266,8 +270,9 @@ fn check_same(checkpoint: &Checkpoint, first: &str, second: &str) -> Result<()> 
     .at(format!("tensor `{second}`")))
 }
 
-/// A tensor's name in a GGUF file; `None` if it has none there.
-fn gguf_name(name: &str) -> Option<String> {
+/// A tensor's name in a GGUF file; `None` if it has none there, as that of a layer that the config
+/// does not know.
+fn gguf_name(name: &str, config: &T5Config) -> Option<String> {
     let name = name.strip_suffix(".weight")?;
     let whole = match name {
         "shared" | "encoder.embed_tokens" | "decoder.embed_tokens" => "token_embd",
@@ -281,12 +286,15 @@ fn gguf_name(name: &str) -> Option<String> {
     }
     let (stack, rest) = name.split_once(".block.")?;
     let (block, part) = rest.split_once(".layer.")?;
-    let block: u32 = block.parse().ok()?;
-    let (stack, is_decoder) = match stack {
-        "encoder" => ("enc", false),
-        "decoder" => ("dec", true),
+    let block: usize = block.parse().ok()?;
+    let (stack, is_decoder, n_blocks) = match stack {
+        "encoder" => ("enc", false, config.num_layers),
+        "decoder" => ("dec", true, config.num_decoder_layers),
         _ => return None,
     };
+    if block >= n_blocks {
+        return None;
+    }
     let (sublayer, part) = part.split_once('.')?;
     let part = match (sublayer, is_decoder, part.split_once('.')) {
         ("0", _, None) if part == "layer_norm" => "attn_norm".to_owned(),
@@ -384,6 +392,9 @@ mod tests {
 
     #[test]
     fn names() {
+        let mut shape = InferredShape::for_tests(true, false);
+        (shape.n_layers, shape.n_decoder_layers) = (13, 2);
+        let config = T5Config::from_inferred(&shape).unwrap();
         for (from, to) in [
             ("shared", "token_embd"),
             ("lm_head", "output"),
@@ -424,19 +435,21 @@ mod tests {
                 "dec.blk.0.attn_rel_b",
             ),
         ] {
-            let found = gguf_name(&format!("{from}.weight"));
+            let found = gguf_name(&format!("{from}.weight"), &config);
             assert_eq!(found, Some(format!("{to}.weight")), "{from}");
         }
         for other in [
             "shared.bias",
             "encoder.block.0.layer.1.EncDecAttention.q.weight",
             "encoder.block.0.layer.2.layer_norm.weight",
+            "encoder.block.13.layer.0.SelfAttention.q.weight",
+            "decoder.block.2.layer.0.SelfAttention.q.weight",
             "encoder.block.x.layer.0.SelfAttention.q.weight",
             "encoder.block.0.layer.0.SelfAttention.w.weight",
             "decoder.block.0.layer.1.DenseReluDense.wo.weight",
             "visual.block.0.layer.0.layer_norm.weight",
         ] {
-            assert_eq!(gguf_name(other), None, "{other}");
+            assert_eq!(gguf_name(other, &config), None, "{other}");
         }
     }
 

@@ -37,7 +37,7 @@ pub struct Written {
     pub files: Vec<PathBuf>,
     /// Bytes of the tensors.
     pub tensor_bytes: u64,
-    /// Values beyond the range of f16 that became its largest.
+    /// Values beyond the range of the type that became its largest.
     pub n_saturated: u64,
     /// Tensors that were to be quantised, but whose rows are no whole blocks: they are f16.
     pub not_quantised: Vec<String>,

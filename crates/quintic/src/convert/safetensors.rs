@@ -30,7 +30,7 @@ pub struct SafetensorsOptions {
     pub dtype: Option<DType>,
     /// Most bytes of tensors in a file of a folder; a tensor above it has a file of its own.
     pub max_shard_bytes: Option<u64>,
-    /// Makes finite values beyond the range of f16 the largest f16 instead of an error.
+    /// Makes finite values beyond the range of f16 or bf16 the largest instead of an error.
     pub saturate: bool,
 }
 
@@ -46,7 +46,7 @@ pub struct SafetensorsOptions {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Input`] if a value does not fit f16, if `out` is a folder that is not empty, or if
+/// [`ErrorKind::Input`] if a value does not fit the type, if `out` is a folder that is not empty, or if
 /// a single file is to be cut into shards; [`ErrorKind::Unsupported`] for a packed model and a
 /// `dtype` that is no float; [`ErrorKind::Io`] if writing fails; what a damaged checkpoint reports.
 pub fn to_safetensors(

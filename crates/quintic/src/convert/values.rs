@@ -9,13 +9,13 @@ use crate::{Error, Result, Tensor};
 /// Values converted at a time: a multiple of every block.
 const PIECE: usize = 1 << 20;
 
-/// What becomes of values that f16 cannot hold.
+/// What becomes of finite values that the type cannot hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Overflow {
     /// An error that names the value.
     #[default]
     Refuse,
-    /// The largest f16 with their sign.
+    /// The largest that there is, with their sign.
     Saturate,
 }
 
@@ -24,7 +24,7 @@ pub(super) enum Overflow {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Input`](crate::ErrorKind::Input) for a finite value that f16 cannot hold, and for
+/// [`ErrorKind::Input`](crate::ErrorKind::Input) for a finite value that 16 bits cannot hold, and for
 /// any value that is not finite in blocks, whose scale would spoil its neighbours; what `write`
 /// reports.
 ///
@@ -47,11 +47,8 @@ pub(super) fn convert(
         bytes.clear();
         match to {
             GgmlType::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
-            GgmlType::BF16 => {
-                let narrow = values.iter().map(|&value| bf16::from_f32(value));
-                bytes.extend(narrow.flat_map(bf16::to_le_bytes));
-            }
-            GgmlType::F16 => n_saturated += narrow_f16(values, from, overflow, &mut bytes)?,
+            GgmlType::BF16 => n_saturated += narrow::<bf16>(values, from, overflow, &mut bytes)?,
+            GgmlType::F16 => n_saturated += narrow::<f16>(values, from, overflow, &mut bytes)?,
             GgmlType::Q8_0 => quantise(values, from, 127.0, blocks::q8_0, &mut bytes)?,
             GgmlType::Q4_0 => quantise(values, from, 8.0, blocks::q4_0, &mut bytes)?,
         }
@@ -61,25 +58,71 @@ pub(super) fn convert(
     Ok(n_saturated)
 }
 
-fn narrow_f16(values: &[f32], from: usize, overflow: Overflow, bytes: &mut Vec<u8>) -> Result<u64> {
+/// A float of 16 bits.
+trait Narrow: Copy {
+    const NAME: &'static str;
+    /// The largest one.
+    const MAX: f32;
+
+    /// The nearest one, to even in the middle, and whether a finite value became infinite.
+    fn of(value: f32) -> (Self, bool);
+    fn bytes(self) -> [u8; 2];
+}
+
+impl Narrow for f16 {
+    const NAME: &'static str = "f16";
+    const MAX: f32 = 65504.0;
+
+    fn of(value: f32) -> (Self, bool) {
+        let narrow = f16::from_f32(value);
+        (narrow, narrow.is_infinite() && value.is_finite())
+    }
+
+    fn bytes(self) -> [u8; 2] {
+        self.to_le_bytes()
+    }
+}
+
+impl Narrow for bf16 {
+    const NAME: &'static str = "bf16";
+    const MAX: f32 = bf16::MAX.to_f32_const();
+
+    fn of(value: f32) -> (Self, bool) {
+        let narrow = bf16::from_f32(value);
+        (narrow, narrow.is_infinite() && value.is_finite())
+    }
+
+    fn bytes(self) -> [u8; 2] {
+        self.to_le_bytes()
+    }
+}
+
+fn narrow<N: Narrow>(
+    values: &[f32],
+    from: usize,
+    overflow: Overflow,
+    bytes: &mut Vec<u8>,
+) -> Result<u64> {
     let mut n_saturated = 0;
     for (at, &value) in values.iter().enumerate() {
-        let mut narrow = f16::from_f32(value);
-        if narrow.is_infinite() && value.is_finite() {
+        let (mut narrow, is_beyond) = N::of(value);
+        if is_beyond {
             if overflow == Overflow::Refuse {
                 return Err(Error::input(format!(
-                    "value {value} at element {} is beyond the range of f16 (65504)",
-                    from + at
+                    "value {value} at element {} is beyond the range of {} ({})",
+                    from + at,
+                    N::NAME,
+                    N::MAX
                 ))
-                .hint("take bf16 or f32, or let such values become the largest f16"));
+                .hint(
+                    "take a type of larger range, or saturate: such values become the largest \
+                     that there is",
+                ));
             }
             n_saturated += 1;
-            narrow = match value > 0.0 {
-                true => f16::MAX,
-                false => f16::MIN,
-            };
+            narrow = N::of(N::MAX.copysign(value)).0;
         }
-        bytes.extend(narrow.to_le_bytes());
+        bytes.extend(narrow.bytes());
     }
     Ok(n_saturated)
 }
@@ -140,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_f16_cannot_hold_is_named_or_saturates() {
+    fn what_does_not_fit_is_named_or_saturates() {
         // 65519 is still nearer to 65504 than to the next power.
         let values = [1.0, 65519.0, -65520.0, f32::INFINITY];
         let error = converted(&values, GgmlType::F16, Overflow::Refuse).unwrap_err();
@@ -148,6 +191,17 @@ mod tests {
         assert!(error.to_string().starts_with(expected), "{error}");
         let (bytes, n) = converted(&values, GgmlType::F16, Overflow::Saturate).unwrap();
         assert_eq!(bytes, [0x00, 0x3c, 0xff, 0x7b, 0xff, 0xfb, 0x00, 0x7c]);
+        assert_eq!(n, 1);
+        // bf16 has nearly the range of f32.
+        let values = [f32::MAX, -3.3895e38];
+        let error = converted(&values, GgmlType::BF16, Overflow::Refuse).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("at element 0 is beyond the range of bf16")
+        );
+        let (bytes, n) = converted(&values, GgmlType::BF16, Overflow::Saturate).unwrap();
+        assert_eq!(bytes, [0x7f, 0x7f, 0x7f, 0xff]);
         assert_eq!(n, 1);
     }
 
