@@ -13,6 +13,7 @@ mod attention;
 #[cfg(test)]
 mod attention_tests;
 mod attention_weights;
+mod blocks;
 mod isa;
 mod kernels;
 pub mod machine;
@@ -37,6 +38,7 @@ mod x86;
 
 pub use activation::Activation;
 pub use attention::{Attention, KeysValues};
+pub use blocks::{BlockType, Fp8};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use kernels::{Epilogue, Kernels, KernelsError, Precision, Stream};
 pub use memory::{ALIGNMENT, Buffer};

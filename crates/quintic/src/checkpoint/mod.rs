@@ -16,6 +16,7 @@
 //! - one weight file: an encoder alone, or a checkpoint that holds it among other models,
 //!   under a prefix such as `text_encoders.t5xxl.transformer.`.
 //!
+//! - a GGUF file of a T5 as llama.cpp writes it, with its config and tokenizer.
 //! - what `quintic convert --pack` writes: `model.packed.safetensors` in a model folder.
 //!
 //! Names are those of transformers, without the prefix; the names of the encoder that Wan's
@@ -54,6 +55,7 @@
 
 mod entry;
 mod file;
+mod gguf;
 mod header;
 pub mod hub;
 pub(crate) mod in_memory;
@@ -74,6 +76,7 @@ use std::path::Path;
 
 pub use self::entry::Entry;
 pub use self::file::Format;
+pub use self::gguf::GgufFile;
 pub use self::infer::{InferredShape, infer_shape};
 pub use self::layout::OpenOptions;
 pub use self::packed::{Packed, PackedEntry};
@@ -85,6 +88,7 @@ use self::file::WeightFile;
 use self::layout::Layout;
 pub(crate) use self::layout::TOKENIZER_FILES;
 use self::shards::ShardIndex;
+use crate::tokenizer::{SpieceOptions, Tokenizer};
 use crate::{DType, Error, Result, Tensor};
 
 /// Name under which ComfyUI's encoders carry their SentencePiece model.
@@ -133,18 +137,19 @@ impl Checkpoint {
             }
             None => None,
         };
-        let (prefix, names) =
-            if packed.is_some() && options.prefix.as_ref().is_none_or(String::is_empty) {
-                (String::new(), names)
-            } else if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {
-                (String::new(), rename(names))
-            } else {
-                let all = names.keys().map(String::as_str);
-                let prefix = prefix::find(all, options.prefix.as_deref())
-                    .map_err(|error| error.at(layout.weights.display()))?;
-                let names = strip(names, &prefix);
-                (prefix, names)
-            };
+        let (prefix, names) = if let Some(file) = files.first().and_then(WeightFile::gguf) {
+            (String::new(), gguf_names(file, names, options)?)
+        } else if packed.is_some() && options.prefix.as_ref().is_none_or(String::is_empty) {
+            (String::new(), names)
+        } else if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {
+            (String::new(), rename(names, wan::transformers_name))
+        } else {
+            let all = names.keys().map(String::as_str);
+            let prefix = prefix::find(all, options.prefix.as_deref())
+                .map_err(|error| error.at(layout.weights.display()))?;
+            let names = strip(names, &prefix);
+            (prefix, names)
+        };
         Ok(Checkpoint {
             layout,
             files,
@@ -241,13 +246,63 @@ impl Checkpoint {
         &self.prefix
     }
 
-    /// The `__metadata__` of the first safetensors header; empty for PyTorch files.
+    /// The `__metadata__` of the first safetensors header; empty for files of other formats.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let metadata = self.files.first().and_then(WeightFile::metadata);
         metadata
             .into_iter()
             .flatten()
             .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The GGUF file that this is, which has metadata of its own.
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        self.files.first().and_then(WeightFile::gguf)
+    }
+
+    /// The tokenizer inside the weight file: a GGUF file's, or the one that
+    /// [`embedded_tokenizer`](Checkpoint::embedded_tokenizer) finds, with the default
+    /// [`SpieceOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As [`embedded_tokenizer`](Checkpoint::embedded_tokenizer) and
+    /// [`Tokenizer::from_spiece_bytes`];
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a GGUF file's tokenizer that
+    /// is no SentencePiece unigram model.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let at_path = |error: Error| error.at(self.layout.weights.display());
+        match self.gguf() {
+            Some(file) => file.tokenizer().map_err(at_path),
+            None => self
+                .embedded_tokenizer()?
+                .map(|model| {
+                    Tokenizer::from_spiece_bytes(model.bytes(), &SpieceOptions::default())
+                        .map_err(at_path)
+                })
+                .transpose(),
+        }
+    }
+
+    /// What a user should know about what is in the file, beside what the model's config says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if it is damaged.
+    pub fn warnings(&self) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        if let Some(file) = self.gguf()
+            && file
+                .lacks_charsmap()
+                .map_err(|error| error.at(self.layout.weights.display()))?
+        {
+            warnings.push(
+                "the tokenizer in the file has no `precompiled_charsmap`: text is not normalised, \
+                 so that ids of unusual characters may differ from those of the model's own tokenizer"
+                    .to_owned(),
+            );
+        }
+        Ok(warnings)
     }
 
     /// The SentencePiece model inside the file, as ComfyUI's UMT5 encoders carry it in
@@ -307,9 +362,12 @@ fn all_names(files: &[WeightFile]) -> BTreeMap<String, (usize, Entry)> {
 
 /// A name whose new form is taken keeps its old one, so that it is reported as left over
 /// rather than hidden.
-fn rename(names: BTreeMap<String, (usize, Entry)>) -> BTreeMap<String, (usize, Entry)> {
+fn rename(
+    names: BTreeMap<String, (usize, Entry)>,
+    transformers_name: impl Fn(&str) -> String,
+) -> BTreeMap<String, (usize, Entry)> {
     let new_name = |name: &String| {
-        let new = wan::transformers_name(name);
+        let new = transformers_name(name);
         if names.contains_key(&new) {
             name.clone()
         } else {
@@ -320,6 +378,29 @@ fn rename(names: BTreeMap<String, (usize, Entry)>) -> BTreeMap<String, (usize, E
         .iter()
         .map(|(name, found)| (new_name(name), found.clone()))
         .collect()
+}
+
+/// Transformers' names of a GGUF file's tensors; with an empty prefix, those of the file.
+fn gguf_names(
+    file: &GgufFile,
+    names: BTreeMap<String, (usize, Entry)>,
+    options: &OpenOptions,
+) -> Result<BTreeMap<String, (usize, Entry)>> {
+    let at_path = |error: Error| error.at(file.path().display());
+    match options.prefix.as_deref() {
+        Some("") => return Ok(names),
+        Some(prefix) => {
+            return Err(at_path(Error::input(format!(
+                "prefix `{prefix}` was asked for, but names in a GGUF file have none"
+            ))));
+        }
+        None => {}
+    }
+    file.check_architecture().map_err(at_path)?;
+    let contains = |name: &str| file.entry(name).is_some();
+    Ok(rename(names, |name| {
+        gguf::transformers_name(name, contains)
+    }))
 }
 
 fn strip(

@@ -299,7 +299,7 @@ impl Backend for Cpu {
             assert!(gain.is_none(), "packed weights have their gain folded");
             return self.adopt(packed);
         }
-        self.pack(&weights, gain.as_ref())
+        self.pack(&weights.widened(), gain.as_ref())
     }
 
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Bias> {
