@@ -25,6 +25,9 @@ mod pack;
 mod pool;
 mod portable;
 mod product;
+mod rows;
+#[cfg(test)]
+mod rows_tests;
 mod rowwise;
 mod scores;
 mod table;
@@ -45,6 +48,7 @@ pub use memory::{ALIGNMENT, Buffer};
 pub use operand::Operand;
 pub use pack::{Bytes, Element, LAYOUT, PackedMatrix, PackedShape, Parts, Plain, Storage};
 pub use pool::Pool;
+pub use rows::{Encoding, StoredMatrix, StoredParts};
 pub use scores::{
     CausalMask, KeyMask, NoBias, NoMask, PairMask, PositionBias, RelativeBias, ScoreBias,
     ScoreMask, ScoresAt,

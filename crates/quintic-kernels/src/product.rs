@@ -13,6 +13,7 @@ use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Storage};
 use crate::pool::Pool;
+use crate::rows::Piece;
 use crate::rowwise::{Finish, FinishBlock};
 use crate::table::Table;
 
@@ -97,11 +98,11 @@ type Planes = &'static [(usize, usize)];
 /// there is no such product.
 fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
     Some(match (form, storage) {
-        (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16) => None,
-        (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16) => Some(&[(0, 0)]),
+        (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16 | Storage::Rows) => None,
+        (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16 | Storage::Rows) => Some(&[(0, 0)]),
         // Small terms first. The product of two small parts is below f32's own error.
         (Form::Split, Storage::Bf16) => Some(&[(1, 0), (0, 0)]),
-        (Form::Split, Storage::Bf16Split) => Some(&[(1, 0), (0, 1), (0, 0)]),
+        (Form::Split, Storage::Bf16Split | Storage::Rows) => Some(&[(1, 0), (0, 1), (0, 0)]),
         _ => return None,
     })
 }
@@ -180,9 +181,10 @@ impl<'a> Plan<'a> {
 
         // A kernel may write whole blocks of rows.
         let tile = self.block_rows.next_multiple_of(32) * PANEL;
-        let room = scratch.f32(F32_DEPTH * PANEL + panels * tile);
+        let n_wide = self.wide_room();
+        let room = scratch.f32(n_wide + panels * tile);
         // SAFETY: the room was just made; `wide` is in front of `sums`.
-        let (wide, sums) = unsafe { (room, room.add(F32_DEPTH * PANEL)) };
+        let (wide, sums) = unsafe { (room, room.add(n_wide)) };
 
         let (depth, step) = match self.planes {
             Some(_) => (shape.depth.next_multiple_of(CHUNK), BF16_DEPTH),
@@ -262,6 +264,10 @@ impl<'a> Plan<'a> {
         let b = unsafe {
             match self.w.shape().storage {
                 Storage::F32 => panel.as_ptr().cast::<f32>().add(block.k * PANEL),
+                Storage::Rows => {
+                    self.expand(block);
+                    block.wide.cast_const()
+                }
                 storage => {
                     let n = PANEL
                         * if storage == Storage::F16 {
@@ -309,12 +315,26 @@ impl<'a> Plan<'a> {
         let Some(micro) = self.table.bf16 else {
             unreachable!("checked when the plan was made")
         };
+        let expanded = self.w.rows().is_some();
+        if expanded {
+            // SAFETY: by the caller's word.
+            unsafe { self.expand(block) };
+        }
         let mut next = self.next_block(block);
         for row in (0..block.rows).step_by(self.micro_rows) {
             next.fetch();
             for (term, &(x_plane, w_plane)) in planes.iter().enumerate() {
                 let at = self.x.stride.at(block.first_row + row, block.k);
-                let b = self.w.panel(block.panel, w_plane).as_ptr().cast::<u16>();
+                // SAFETY: `k` is inside the panel; planes are inside the room for expanded ones.
+                let b = unsafe {
+                    match expanded {
+                        true => block.wide.cast::<u16>().add(w_plane * BF16_DEPTH * PANEL),
+                        false => {
+                            let panel = self.w.panel(block.panel, w_plane).as_ptr();
+                            panel.cast::<u16>().cast_mut().add(block.k * PANEL)
+                        }
+                    }
+                };
                 // SAFETY: as in `f32_block`; operands have whole tiles of rows and chunks.
                 unsafe {
                     (micro.run)(&Bf16Block {
@@ -322,7 +342,7 @@ impl<'a> Plan<'a> {
                         a_row: self.x.stride.row,
                         a_group: self.x.stride.group,
                         a_chunk: self.x.stride.chunk,
-                        b: b.add(block.k * PANEL),
+                        b,
                         chunks: block.step / CHUNK,
                         c: block.sums.add(row * PANEL),
                         c_row: PANEL,
@@ -338,6 +358,50 @@ impl<'a> Plan<'a> {
 }
 
 impl Plan<'_> {
+    /// How many f32 a worker needs for a block of a panel that is not read as it is stored.
+    fn wide_room(&self) -> usize {
+        let n_planes = match (self.w.rows(), self.planes) {
+            (Some(_), Some(planes)) => planes.iter().map(|&(_, plane)| plane + 1).max(),
+            _ => None,
+        };
+        match n_planes {
+            Some(n) => n * BF16_DEPTH * PANEL / 2,
+            None => F32_DEPTH * PANEL,
+        }
+    }
+
+    /// Writes a block of a panel in the order that its product reads.
+    ///
+    /// # Safety
+    ///
+    /// As [`Plan::run`].
+    unsafe fn expand(&self, block: &BlockOf<'_>) {
+        let Some(rows) = self.w.rows() else {
+            unreachable!("weights that are packed")
+        };
+        let piece = Piece {
+            rows,
+            panel: block.panel,
+            first: block.k,
+            n: block.step.min(rows.depth - block.k),
+        };
+        let high = block.wide.cast::<u16>();
+        // SAFETY: by the caller's word; `wide_room` has made room for a block of every plane.
+        unsafe {
+            match self.planes {
+                None => (self.table.expand.f32)(&piece, block.wide),
+                Some(planes) => {
+                    let has_low = planes.iter().any(|&(_, plane)| plane == 1);
+                    let low = match has_low {
+                        true => high.add(BF16_DEPTH * PANEL),
+                        false => std::ptr::null_mut(),
+                    };
+                    (self.table.expand.bf16)(&piece, high, low);
+                }
+            }
+        }
+    }
+
     /// What multiplies a block of few rows with narrow weights.
     fn narrow(&self, block: &BlockOf<'_>) -> Option<unsafe fn(&F32Block<u16>)> {
         let narrow = self.table.f32.narrow?;
@@ -374,7 +438,7 @@ impl Plan<'_> {
     fn next_block(&self, block: &BlockOf<'_>) -> Ahead {
         let shape = self.w.shape();
         let calls = block.rows.div_ceil(self.micro_rows);
-        if calls < FETCH_CALLS || block.next.0 >= shape.panels() {
+        if calls < FETCH_CALLS || block.next.0 >= shape.panels() || self.w.rows().is_some() {
             return Ahead::nothing();
         }
         let panel = self.w.panel(block.next.0, 0);

@@ -281,6 +281,11 @@ impl Tensor {
         self.scale
     }
 
+    /// Whether NaN is read as 0, see [`Tensor::with_nan_as_zero`].
+    pub fn reads_nan_as_zero(&self) -> bool {
+        self.nan_as_zero
+    }
+
     /// How many values of an 8-bit float type are NaN or infinite. Reads all of them.
     pub(crate) fn count_special(&self) -> usize {
         match self.dtype.fp8() {

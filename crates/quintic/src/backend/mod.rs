@@ -57,6 +57,16 @@ pub enum Weights {
 }
 
 impl Weights {
+    /// Whether any part is quantised.
+    pub(crate) fn is_quantized(&self) -> bool {
+        let is = |tensor: &Tensor| tensor.dtype().is_quantized();
+        match self {
+            Weights::Stacked(parts) => parts.iter().any(is),
+            Weights::Gated { gate, up } => is(gate) || is(up),
+            Weights::Packed(_) => false,
+        }
+    }
+
     /// Quantised weights as f32, others as they are: for backends that have no products of the
     /// former.
     pub(crate) fn widened(self) -> Weights {
