@@ -90,6 +90,9 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
     }
     let (bytes, dtypes) = stored(checkpoint);
     say("tensors_by_type", json!(dtypes));
+    if checkpoint.n_scales() > 0 {
+        say("scaled_weights", json!(checkpoint.n_scales()));
+    }
     say("stored_bytes", json!(bytes));
     say(
         "encoder_parameters",

@@ -17,6 +17,7 @@
 //!   under a prefix such as `text_encoders.t5xxl.transformer.`.
 //!
 //! - a GGUF file of a T5 as llama.cpp writes it, with its config and tokenizer.
+//! - 8-bit floats with or without the scales that ComfyUI writes beside them.
 //! - what `quintic convert --pack` writes: `model.packed.safetensors` in a model folder.
 //!
 //! Names are those of transformers, without the prefix; the names of the encoder that Wan's
@@ -66,6 +67,7 @@ mod pipeline;
 mod prefix;
 mod pytorch;
 mod safetensors;
+mod scales;
 mod shards;
 mod source;
 mod wan;
@@ -88,6 +90,7 @@ use self::file::WeightFile;
 use self::layout::Layout;
 pub(crate) use self::layout::TOKENIZER_FILES;
 use self::shards::ShardIndex;
+use crate::model::EMBEDDING_NAMES;
 use crate::tokenizer::{SpieceOptions, Tokenizer};
 use crate::{DType, Error, Result, Tensor};
 
@@ -103,6 +106,8 @@ pub struct Checkpoint {
     names: BTreeMap<String, (usize, Entry)>,
     /// If its matrices are packed: how.
     packed: Option<Packed>,
+    /// Of weights in 8-bit floats, by name without prefix.
+    scales: BTreeMap<String, f32>,
 }
 
 impl Checkpoint {
@@ -137,7 +142,7 @@ impl Checkpoint {
             }
             None => None,
         };
-        let (prefix, names) = if let Some(file) = files.first().and_then(WeightFile::gguf) {
+        let (prefix, mut names) = if let Some(file) = files.first().and_then(WeightFile::gguf) {
             (String::new(), gguf_names(file, names, options)?)
         } else if packed.is_some() && options.prefix.as_ref().is_none_or(String::is_empty) {
             (String::new(), names)
@@ -150,12 +155,14 @@ impl Checkpoint {
             let names = strip(names, &prefix);
             (prefix, names)
         };
+        let scales = scales::take(&files, &mut names, &prefix)?;
         Ok(Checkpoint {
             layout,
             files,
             prefix,
             names,
             packed,
+            scales,
         })
     }
 
@@ -194,7 +201,10 @@ impl Checkpoint {
                 .at(format!("tensor `{}{name}`", self.prefix))
                 .at(self.layout.weights.display()));
         };
-        let tensor = self.files[*file].take(&entry.name)?;
+        let mut tensor = self.files[*file].take(&entry.name)?;
+        if let Some(&scale) = self.scales.get(name) {
+            tensor = tensor.with_scale(scale);
+        }
         Ok(if entry.name == name {
             tensor
         } else {
@@ -212,6 +222,11 @@ impl Checkpoint {
     /// How the matrices are packed, if they are; see [`crate::packed`].
     pub fn packed(&self) -> Option<&Packed> {
         self.packed.as_ref()
+    }
+
+    /// How many weights in 8-bit floats have a scale of their own.
+    pub fn n_scales(&self) -> usize {
+        self.scales.len()
     }
 
     /// How the tensors are stored.
@@ -301,6 +316,18 @@ impl Checkpoint {
                  so that ids of unusual characters may differ from those of the model's own tokenizer"
                     .to_owned(),
             );
+        }
+        for name in EMBEDDING_NAMES {
+            if !self.contains(name) {
+                continue;
+            }
+            // One that cannot be taken says so where it is needed.
+            let n = self.take(name).map_or(0, |table| table.count_special());
+            if n > 0 {
+                warnings.push(format!(
+                    "`{name}` has {n} values that are NaN or infinite; NaN is read as 0"
+                ));
+            }
         }
         Ok(warnings)
     }

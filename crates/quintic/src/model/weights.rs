@@ -227,7 +227,7 @@ pub struct EncoderWeights {
 
 /// Names under which checkpoints keep the embedding table. Most have several of them, all
 /// equal; MADLAD has only the decoder's. The output head is never a stand-in.
-const EMBEDDING_NAMES: [&str; 3] = [
+pub(crate) const EMBEDDING_NAMES: [&str; 3] = [
     "shared.weight",
     "encoder.embed_tokens.weight",
     "decoder.embed_tokens.weight",

@@ -69,6 +69,8 @@ pub fn safetensors() -> Vec<Vec<u8>> {
         json!({"__metadata__": {"format": "pt"}, "w": entry("F32", &[2, 2], 0, 16)}),
         json!({"a": entry("BF16", &[], 0, 2), "b": entry("F8_E4M3", &[3, 0], 2, 2), "c": entry("I64", &[1], 2, 10)}),
         json!({"spiece_model": entry("U8", &[5], 0, 5), "x.encoder.block.0.layer.0.SelfAttention.q.weight": entry("F16", &[1, 1], 5, 7)}),
+        json!({"a.weight": entry("F8_E4M3", &[2, 2], 0, 4), "a.scale_weight": entry("F32", &[], 4, 8),
+            "a.comfy_quant": entry("U8", &[3], 8, 11), "scaled_fp8": entry("F8_E4M3", &[1], 11, 12)}),
         encoder("", 2, true),
         encoder("text_encoders.t5xxl.transformer.", 1, false),
         wan(),
@@ -115,7 +117,10 @@ pub fn gguf() -> Vec<Vec<u8>> {
     let encoder = |architecture: &str, kind: u32, width: usize, block: usize| {
         let mut file = Gguf::new(architecture)
             .with(&format!("{architecture}.block_count"), Meta::U32(1))
-            .with(&format!("{architecture}.attention.key_length"), Meta::U64(2))
+            .with(
+                &format!("{architecture}.attention.key_length"),
+                Meta::U64(2),
+            )
             .with(
                 &format!("{architecture}.attention.layer_norm_rms_epsilon"),
                 Meta::F32(1e-6),
@@ -149,7 +154,10 @@ pub fn gguf() -> Vec<Vec<u8>> {
         .with("tokenizer.ggml.tokens", Meta::Texts(tokens.to_vec()))
         .with("tokenizer.ggml.scores", Meta::Floats(vec![-1.0; 5]))
         .with("tokenizer.ggml.token_type", Meta::Ints(vec![3, 3, 2, 1, 5]))
-        .with("tokenizer.ggml.precompiled_charsmap", Meta::Bytes(Vec::new()))
+        .with(
+            "tokenizer.ggml.precompiled_charsmap",
+            Meta::Bytes(Vec::new()),
+        )
         .with("tokenizer.ggml.add_eos_token", Meta::Bool(true));
     [
         plain,
