@@ -9,7 +9,7 @@
 
 use std::sync::Arc;
 
-use crate::blocks::{BlockType, Fp8, GROUP, group};
+use crate::blocks::{BlockType, Fp8, GROUP, Group, Raw, raw};
 use crate::micro::PANEL;
 use crate::pack::Bytes;
 
@@ -194,16 +194,33 @@ pub(crate) struct Expand {
     pub(crate) bf16: unsafe fn(&Piece<'_>, *mut u16, *mut u16),
 }
 
-/// Compiles the bodies of this module for an instruction set, as `EXPAND`. The path is a function
-/// that transposes 16 x 16 words.
+/// What the bodies leave to an instruction set.
+pub(crate) trait Vectors {
+    /// As [`Raw::values`].
+    ///
+    /// # Safety
+    ///
+    /// The instruction set is available; there is room for 32 values.
+    unsafe fn values(raw: &Raw, out: *mut f32);
+
+    /// Writes word `j` of row `i` of `from` to row `j`, word `i` of `to`, for 16 of each; rows are
+    /// as far apart as the numbers say.
+    ///
+    /// # Safety
+    ///
+    /// The instruction set is available; all those words exist.
+    unsafe fn transpose(from: *const u32, from_row: usize, to: *mut u32, to_row: usize);
+}
+
+/// Compiles the bodies of this module for an instruction set, as `EXPAND`.
 macro_rules! instantiate {
-    ($features:literal, $transpose:path) => {
-        crate::rows::instantiate!(@ $transpose, #[target_feature(enable = $features)]);
+    ($features:literal, $vectors:path) => {
+        crate::rows::instantiate!(@ $vectors, #[target_feature(enable = $features)]);
     };
-    ($transpose:path) => {
-        crate::rows::instantiate!(@ $transpose,);
+    ($vectors:path) => {
+        crate::rows::instantiate!(@ $vectors,);
     };
-    (@ $transpose:path, $(#[$feature:meta])?) => {
+    (@ $vectors:path, $(#[$feature:meta])?) => {
         pub(crate) const EXPAND: crate::rows::Expand = crate::rows::Expand {
             f32: expand::f32,
             bf16: expand::bf16,
@@ -218,64 +235,84 @@ macro_rules! instantiate {
             $(#[$feature])?
             pub(super) unsafe fn f32(piece: &Piece<'_>, out: *mut f32) {
                 // SAFETY: by the caller's word.
-                unsafe { body::f32(piece, out, |a, b, c, d| $transpose(a, b, c, d)) }
+                unsafe { body::f32::<$vectors>(piece, out) }
             }
             $(#[$feature])?
             pub(super) unsafe fn bf16(piece: &Piece<'_>, high: *mut u16, low: *mut u16) {
                 // SAFETY: by the caller's word.
-                unsafe { body::bf16(piece, high, low, |a, b, c, d| $transpose(a, b, c, d)) }
+                unsafe { body::bf16::<$vectors>(piece, high, low) }
             }
         }
     };
 }
 pub(crate) use instantiate;
 
-/// Writes word `j` of row `i` of `from` to row `j`, word `i` of `to`, for 16 of each; rows are
-/// as far apart as the numbers say.
-///
-/// # Safety
-///
-/// All those words exist.
-#[inline(always)]
-pub(crate) unsafe fn transpose(from: *const u32, from_row: usize, to: *mut u32, to_row: usize) {
-    for j in 0..16 {
-        for i in 0..16 {
-            // SAFETY: by the caller's word.
-            unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
+/// Plain Rust.
+pub(crate) struct Plain;
+
+impl Vectors for Plain {
+    #[inline(always)]
+    unsafe fn values(raw: &Raw, out: *mut f32) {
+        // SAFETY: by the caller's word; f32 has no stricter alignment than its array.
+        unsafe { *out.cast::<Group>() = raw.values() };
+    }
+
+    #[inline(always)]
+    unsafe fn transpose(from: *const u32, from_row: usize, to: *mut u32, to_row: usize) {
+        for j in 0..16 {
+            for i in 0..16 {
+                // SAFETY: by the caller's word.
+                unsafe { *to.add(j * to_row + i) = *from.add(i * from_row + j) };
+            }
         }
     }
 }
 
-/// The bodies. Always inlined, so that they are compiled with the features of their caller.
+/// The bodies. Always inlined, so that they are compiled with the features of their caller; loops
+/// run over slices whose length is not known, since short loops of known length are unrolled
+/// before they could become vectors.
 pub(crate) mod body {
     use super::*;
     use crate::blocks::fp8::from_f16;
     use crate::math::{from_bf16, split_bf16, to_bf16};
 
-    type Group = [f32; GROUP];
-
     /// Columns of half a panel.
     const HALF: usize = PANEL / 2;
 
-    /// Calls `each` with the values of a row, 32 at a time, the last ones filled up with zeros.
+    /// The values of a column of a piece, as they are multiplied but for rounding.
+    #[repr(align(64))]
+    struct Column([f32; MAX_PIECE]);
+
+    /// Half a panel's columns in words of 32 bits, one after the other.
+    #[repr(align(64))]
+    struct Tile<const ROW: usize>([[u32; ROW]; HALF]);
+
+    /// Writes `n` values of a row, `n` rounded up to whole groups; zeros beyond the row.
+    ///
+    /// # Safety
+    ///
+    /// The instruction set of `V` is available.
     #[inline(always)]
-    fn groups(
-        (encoding, row): (Encoding, &[u8]),
-        piece: &Piece<'_>,
-        mut each: impl FnMut(usize, Group),
-    ) {
-        let n = piece.n.div_ceil(GROUP);
-        // The format is chosen once, outside of the loop.
+    unsafe fn column<V: Vectors>(piece: &Piece<'_>, column: usize, out: &mut Column) {
+        let whole = piece.n.next_multiple_of(GROUP);
+        let out = &mut out.0[..whole];
+        let Some((encoding, row)) = piece.rows.row(piece.panel, column) else {
+            return out.fill(0.0);
+        };
+        out[piece.n..].fill(0.0);
+        // The format is chosen once, outside of the loops.
         macro_rules! blocks {
             ($kind:expr, $($name:ident)*) => {
                 match $kind {
                     $(BlockType::$name => {
                         let groups = const { BlockType::$name.values() / GROUP };
                         let bytes = const { BlockType::$name.bytes() };
-                        for at in 0..n {
+                        for (at, out) in out.chunks_exact_mut(GROUP).enumerate() {
                             let index = piece.first / GROUP + at;
                             let block = &row[index / groups * bytes..][..bytes];
-                            each(at, group(BlockType::$name, block, index % groups));
+                            let raw = raw(BlockType::$name, block, index % groups);
+                            // SAFETY: by the caller's word; a chunk is a group.
+                            unsafe { V::values(&raw, out.as_mut_ptr()) };
                         }
                     })*
                 }
@@ -284,12 +321,8 @@ pub(crate) mod body {
         macro_rules! plain {
             ($size:literal, $value:expr) => {{
                 let values = &row[piece.first * $size..][..piece.n * $size];
-                for (at, bytes) in values.chunks($size * GROUP).enumerate() {
-                    let mut group = [0.0; GROUP];
-                    for (out, bytes) in group.iter_mut().zip(bytes.as_chunks::<$size>().0) {
-                        *out = $value(*bytes);
-                    }
-                    each(at, group);
+                for (out, bytes) in out.iter_mut().zip(values.as_chunks::<$size>().0) {
+                    *out = $value(*bytes);
                 }
             }};
         }
@@ -301,55 +334,28 @@ pub(crate) mod body {
             Encoding::F16 => plain!(2, |b| from_f16(u16::from_le_bytes(b))),
             Encoding::Bf16 => plain!(2, |b| from_bf16(u16::from_le_bytes(b))),
             Encoding::Fp8 {
-                kind: Fp8::E4M3,
+                kind,
                 scale,
                 nan_as_zero,
-            } => plain!(1, |[b]: [u8; 1]| scaled(
-                Fp8::E4M3.decode(b),
-                scale,
-                nan_as_zero
-            )),
-            Encoding::Fp8 {
-                kind: Fp8::E5M2,
-                scale,
-                nan_as_zero,
-            } => plain!(1, |[b]: [u8; 1]| scaled(
-                Fp8::E5M2.decode(b),
-                scale,
-                nan_as_zero
-            )),
-        }
-    }
-
-    #[inline(always)]
-    fn scaled(value: f32, scale: f32, nan_as_zero: bool) -> f32 {
-        match nan_as_zero && value.is_nan() {
-            true => 0.0,
-            false => value * scale,
-        }
-    }
-
-    /// Calls `store` with the groups of 16 columns: `(column, number of the group, values)`, as
-    /// they are multiplied.
-    #[inline(always)]
-    fn half(piece: &Piece<'_>, half: usize, mut store: impl FnMut(usize, usize, &Group)) {
-        let rows = piece.rows;
-        for column in 0..HALF {
-            let Some(row) = rows.row(piece.panel, half * HALF + column) else {
-                for at in 0..piece.n.div_ceil(GROUP) {
-                    store(column, at, &[0.0; GROUP]);
+            } => {
+                match kind {
+                    Fp8::E4M3 => plain!(1, |[b]: [u8; 1]| Fp8::E4M3.decode(b)),
+                    Fp8::E5M2 => plain!(1, |[b]: [u8; 1]| Fp8::E5M2.decode(b)),
                 }
-                continue;
-            };
-            groups(row, piece, |at, mut values| {
-                if let Some(gain) = &rows.gain {
-                    let gain = &gain[piece.first + at * GROUP..];
-                    for (value, gain) in values.iter_mut().zip(gain) {
-                        *value *= gain;
+                if nan_as_zero {
+                    for value in &mut *out {
+                        *value = if value.is_nan() { 0.0 } else { *value };
                     }
                 }
-                store(column, at, &values);
-            });
+                for value in &mut *out {
+                    *value *= scale;
+                }
+            }
+        }
+        if let Some(gain) = &piece.rows.gain {
+            for (value, gain) in out.iter_mut().zip(&gain[piece.first..]) {
+                *value *= gain;
+            }
         }
     }
 
@@ -357,26 +363,31 @@ pub(crate) mod body {
     ///
     /// As [`Expand::f32`].
     #[inline(always)]
-    pub(crate) unsafe fn f32(
-        piece: &Piece<'_>,
-        out: *mut f32,
-        transpose: impl Fn(*const u32, usize, *mut u32, usize),
-    ) {
+    pub(crate) unsafe fn f32<V: Vectors>(piece: &Piece<'_>, out: *mut f32) {
         const ROW: usize = MAX_PIECE / 4;
         assert!(piece.n <= ROW, "a piece of {} in f32", piece.n);
-        let mut tile = [0u32; HALF * ROW];
-        let rounds = piece.rows.rounds;
+        let n = piece.n.next_multiple_of(GROUP);
+        let mut values = Column([0.0; MAX_PIECE]);
+        let mut tile = Tile([[0; ROW]; HALF]);
         for side in 0..2 {
-            half(piece, side, |column, at, values| {
-                let place = &mut tile[column * ROW + at * GROUP..][..GROUP];
-                for (out, &value) in place.iter_mut().zip(values) {
-                    let rounded = from_bf16(to_bf16(value));
-                    *out = if rounds { rounded } else { value }.to_bits();
+            for (at, row) in tile.0.iter_mut().enumerate() {
+                // SAFETY: by the caller's word.
+                unsafe { column::<V>(piece, side * HALF + at, &mut values) };
+                if piece.rows.rounds {
+                    for (out, &value) in row.iter_mut().zip(&values.0[..n]) {
+                        *out = u32::from(to_bf16(value)) << 16;
+                    }
+                } else {
+                    for (out, &value) in row.iter_mut().zip(&values.0[..n]) {
+                        *out = value.to_bits();
+                    }
                 }
-            });
-            for k in (0..piece.n).step_by(16) {
+            }
+            for k in (0..n).step_by(16) {
+                let from = tile.0.as_ptr().cast::<u32>().wrapping_add(k);
                 let to = out.cast::<u32>().wrapping_add(k * PANEL + side * HALF);
-                transpose(tile[k..].as_ptr(), ROW, to, PANEL);
+                // SAFETY: 16 rows of the tile; the caller has made room for `n` rows.
+                unsafe { V::transpose(from, ROW, to, PANEL) };
             }
         }
     }
@@ -385,45 +396,50 @@ pub(crate) mod body {
     ///
     /// As [`Expand::bf16`].
     #[inline(always)]
-    pub(crate) unsafe fn bf16(
-        piece: &Piece<'_>,
-        high: *mut u16,
-        low: *mut u16,
-        transpose: impl Fn(*const u32, usize, *mut u32, usize),
-    ) {
+    pub(crate) unsafe fn bf16<V: Vectors>(piece: &Piece<'_>, high: *mut u16, low: *mut u16) {
+        // Two values of a row are a word.
         const ROW: usize = MAX_PIECE / 2;
         assert!(piece.n <= MAX_PIECE, "a piece of {} in bf16", piece.n);
-        /// Two values of a row are a word, as they lie in memory.
-        #[repr(align(64))]
-        struct Tile([[u16; 2]; HALF * ROW]);
-        let mut tile = Tile([[0; 2]; HALF * ROW]);
-        let mut rest = Tile([[0; 2]; HALF * ROW]);
-        let turn = |tile: &Tile, side: usize, out: *mut u16| {
-            for at in 0..piece.n.div_ceil(GROUP) {
-                let to = out.cast::<u32>().wrapping_add((at * 2 + side) * 16 * HALF);
-                transpose(tile.0[at * HALF..].as_ptr().cast(), ROW, to, HALF);
+        let n = piece.n.next_multiple_of(GROUP);
+        let mut values = Column([0.0; MAX_PIECE]);
+        let mut tile = Tile([[0; ROW]; HALF]);
+        let turn = |tile: &Tile<ROW>, side: usize, out: *mut u16| {
+            for at in 0..n / GROUP {
+                let from = tile.0.as_ptr().cast::<u32>().wrapping_add(at * 16);
+                let to = out.cast::<u32>().wrapping_add((at * 2 + side) * 256);
+                // SAFETY: 16 rows of the tile; the caller has made room for these chunks.
+                unsafe { V::transpose(from, ROW, to, 16) };
             }
         };
+        // Values of a tile's row, as they lie in memory on a little-endian machine, on which alone
+        // there are products of bf16.
+        let halves = |row: &mut [u32; ROW]| -> *mut u16 { row.as_mut_ptr().cast() };
         for side in 0..2 {
-            if low.is_null() {
-                half(piece, side, |column, at, values| {
-                    let place = &mut tile.0[column * ROW + at * HALF..][..HALF];
-                    for (out, &value) in place.as_flattened_mut().iter_mut().zip(values) {
-                        *out = to_bf16(value);
-                    }
-                });
-            } else {
-                half(piece, side, |column, at, values| {
-                    let place = column * ROW + at * HALF;
-                    let tile = tile.0[place..][..HALF].as_flattened_mut();
-                    let rest = rest.0[place..][..HALF].as_flattened_mut();
-                    for ((high, low), &value) in tile.iter_mut().zip(rest).zip(values) {
-                        (*high, *low) = split_bf16(value);
-                    }
-                });
-                turn(&rest, side, low);
+            for (at, row) in tile.0.iter_mut().enumerate() {
+                // SAFETY: by the caller's word; a row is as long as a piece.
+                let row = unsafe {
+                    column::<V>(piece, side * HALF + at, &mut values);
+                    std::slice::from_raw_parts_mut(halves(row), n)
+                };
+                for (out, &value) in row.iter_mut().zip(&values.0[..n]) {
+                    *out = to_bf16(value);
+                }
             }
             turn(&tile, side, high);
+            if low.is_null() {
+                continue;
+            }
+            for (at, row) in tile.0.iter_mut().enumerate() {
+                // SAFETY: as above.
+                let row = unsafe {
+                    column::<V>(piece, side * HALF + at, &mut values);
+                    std::slice::from_raw_parts_mut(halves(row), n)
+                };
+                for (out, &value) in row.iter_mut().zip(&values.0[..n]) {
+                    *out = split_bf16(value).1;
+                }
+            }
+            turn(&tile, side, low);
         }
     }
 }

@@ -267,21 +267,23 @@ fn expanding_takes() {
         for precision in [Precision::F32, Precision::Bf16] {
             let storage = kernels.storage(precision, Element::F32);
             let packed = kernels.pack(Parts::Stacked(&[part]), depth, storage, None);
-            let x = kernels.operand(precision, 1, depth);
-            let mut out = Stream::zeroed(1, rows);
-            let mut time = |w: &PackedMatrix| {
-                let best = (0..7).map(|_| {
-                    let start = std::time::Instant::now();
-                    kernels.linear(&x, w, Epilogue::Scale(1.0, &mut out));
-                    start.elapsed().as_secs_f64()
-                });
-                best.fold(f64::INFINITY, f64::min) * 1e9 / (rows * depth) as f64
-            };
-            println!(
-                "{encoding:?} {precision:?}: {:.3} ns a weight, {:.3} packed",
-                time(&w),
-                time(&packed)
-            );
+            for tokens in [1, 512] {
+                let x = kernels.operand(precision, tokens, depth);
+                let mut out = Stream::zeroed(tokens, rows);
+                let mut time = |w: &PackedMatrix| {
+                    let best = (0..7).map(|_| {
+                        let start = std::time::Instant::now();
+                        kernels.linear(&x, w, Epilogue::Scale(1.0, &mut out));
+                        start.elapsed().as_secs_f64()
+                    });
+                    best.fold(f64::INFINITY, f64::min) * 1e9 / (rows * depth) as f64
+                };
+                println!(
+                    "{encoding:?} {precision:?} {tokens} rows: {:.3} ns a weight, {:.3} packed",
+                    time(&w),
+                    time(&packed)
+                );
+            }
         }
     }
 }

@@ -92,7 +92,7 @@ fn models(style: Style, dtype: &'static str, prefix: &str) -> (Vec<Stored>, Vec<
                 // Magnitudes below 1.
                 let byte = (state >> 24) as u8;
                 let least = if dtype == "F8_E5M2" { 0x3c } else { 0x38 };
-                byte & 0x80 | byte % least
+                byte & 0x80 | (byte % least)
             })
             .collect();
         let values: Vec<f32> = stored.iter().map(|&b| value(dtype, b) * scale).collect();

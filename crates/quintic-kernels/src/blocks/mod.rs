@@ -37,7 +37,8 @@ mod tests;
 
 use std::fmt;
 
-pub(crate) use self::decode::group;
+use self::decode::group;
+pub(crate) use self::decode::{Group, Raw, TABLE, raw};
 pub use self::fp8::Fp8;
 
 /// Values of a group.

@@ -18,6 +18,9 @@ enum Value {
     List { kind: u32, len: u64, start: usize },
 }
 
+/// Most texts of a list that are read; the largest vocabulary of the family has 256 thousand.
+const MAX_TEXTS: u64 = 1 << 22;
+
 const U8: u32 = 0;
 const I8: u32 = 1;
 const I32: u32 = 5;
@@ -123,8 +126,13 @@ impl Metadata {
         let Some((len, mut reader)) = self.list(key, &[TEXT], "a list of texts")? else {
             return Ok(None);
         };
-        // Not sized by `len`: that each has at least the 8 bytes of its length was true when the
-        // file was opened.
+        if len > MAX_TEXTS {
+            return Err(Error::checkpoint(format!(
+                "the list has {len} texts, expected at most {MAX_TEXTS}"
+            ))
+            .at(place(key)));
+        }
+        // Not sized by `len`, which the bytes behind it have to bear out.
         let mut texts = Vec::new();
         for _ in 0..len {
             let text = reader.long_text("a text of the list");

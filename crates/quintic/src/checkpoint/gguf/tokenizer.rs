@@ -39,7 +39,7 @@ impl GgufFile {
                     "found `{other}`, expected `t5`, a SentencePiece unigram model"
                 ))
                 .at(place(MODEL))
-                .hint("name the model's own tokenizer by `--tokenizer`"));
+                .hint("name the model's own tokenizer instead"));
             }
         }
         if metadata.boolean("tokenizer.ggml.add_eos_token")? == Some(false) {
@@ -47,14 +47,11 @@ impl GgufFile {
                 "found false, expected true: a T5 reads an end of sequence behind each text",
             )
             .at(place("tokenizer.ggml.add_eos_token"))
-            .hint("name the model's own tokenizer by `--tokenizer`"));
+            .hint("name the model's own tokenizer instead"));
         }
         let mut pieces = self.pieces()?;
         let n_tokens = pieces.len();
-        while pieces
-            .last()
-            .is_some_and(|piece| is_padding(piece, pieces.len() - 1))
-        {
+        while pieces.last().is_some_and(is_padding) {
             pieces.pop();
         }
         let extra_ids = match take_sentinels(&mut pieces) {
@@ -142,9 +139,12 @@ impl GgufFile {
     }
 }
 
-/// Whether a token only fills the list up.
-fn is_padding(piece: &Piece, id: usize) -> bool {
-    piece.kind == PieceKind::Unused && piece.text == format!("[PAD{id}]")
+/// Whether a token only fills the list up: `[PAD7]`.
+fn is_padding(piece: &Piece) -> bool {
+    let number = piece.text.strip_prefix("[PAD");
+    let number = number.and_then(|rest| rest.strip_suffix(']'));
+    piece.kind == PieceKind::Unused
+        && number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 /// Takes sentinels of `added_tokens.json` off the end, `<extra_id_0>` last, and counts them.
