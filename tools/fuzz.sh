@@ -10,7 +10,7 @@ seconds=${1:-60}
 shift || true
 targets=("$@")
 if [ ${#targets[@]} -eq 0 ]; then
-    targets=(config safetensors spiece tokenizer_json masks)
+    targets=(config safetensors gguf spiece tokenizer_json masks)
 fi
 
 if ! cargo fuzz --version >/dev/null 2>&1; then

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quintic::checkpoint::hub::{HubOptions, ProgressCallback};
 use quintic::checkpoint::{Checkpoint, OpenOptions, Packed};
 use quintic::preset::TokenizerClass;
-use quintic::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
+use quintic::tokenizer::{Tokenizer, TokenizerChoice};
 use quintic::{BackendKind, Compute, Error, ErrorKind, LoadOptions, Result, Seq2Seq, TextEncoder};
 
 use crate::args::{ComputeArgs, FileArgs, TokenizerKind};
@@ -166,8 +166,8 @@ pub(crate) fn tokenizer(
         };
         return Tokenizer::from_dir(folder, choice);
     }
-    if let Some(model) = checkpoint.embedded_tokenizer()? {
-        return Tokenizer::from_spiece_bytes(model.bytes(), &SpieceOptions::default());
+    if let Some(tokenizer) = checkpoint.tokenizer()? {
+        return Ok(tokenizer);
     }
     Err(
         Error::new(ErrorKind::NotFound, "the model has no tokenizer beside it")

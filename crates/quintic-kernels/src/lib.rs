@@ -13,6 +13,7 @@ mod attention;
 #[cfg(test)]
 mod attention_tests;
 mod attention_weights;
+mod blocks;
 mod isa;
 mod kernels;
 pub mod machine;
@@ -24,6 +25,9 @@ mod pack;
 mod pool;
 mod portable;
 mod product;
+mod rows;
+#[cfg(test)]
+mod rows_tests;
 mod rowwise;
 mod scores;
 mod table;
@@ -37,12 +41,14 @@ mod x86;
 
 pub use activation::Activation;
 pub use attention::{Attention, KeysValues};
+pub use blocks::{BlockType, Fp8};
 pub use isa::{ISA_VARIABLE, Isa, IsaError};
 pub use kernels::{Epilogue, Kernels, KernelsError, Precision, Stream};
 pub use memory::{ALIGNMENT, Buffer};
 pub use operand::Operand;
 pub use pack::{Bytes, Element, LAYOUT, PackedMatrix, PackedShape, Parts, Plain, Storage};
 pub use pool::Pool;
+pub use rows::{Encoding, StoredMatrix, StoredParts};
 pub use scores::{
     CausalMask, KeyMask, NoBias, NoMask, PairMask, PositionBias, RelativeBias, ScoreBias,
     ScoreMask, ScoresAt,

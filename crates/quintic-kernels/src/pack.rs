@@ -7,6 +7,7 @@ use crate::math::{split_bf16, to_bf16};
 use crate::memory::{Buffer, Shared};
 use crate::micro::{CHUNK, PANEL};
 use crate::pool::Pool;
+use crate::rows::{Rows, StoredParts};
 
 /// Version of the order below; stored packed weights carry it.
 pub const LAYOUT: &str = "panels-of-32/1";
@@ -25,6 +26,9 @@ pub enum Storage {
     Bf16,
     /// Two bf16 parts of every weight: a panel of the nearest bf16, then one of the rest.
     Bf16Split,
+    /// Not packed: rows stay as they are in a file, see [`PackedMatrix::stored`]. They have no
+    /// panels, so none of the sizes here count them.
+    Rows,
 }
 
 impl Storage {
@@ -36,6 +40,7 @@ impl Storage {
             Storage::F16 => depth * PANEL * 2,
             Storage::Bf16 => chunked * PANEL * 2,
             Storage::Bf16Split => chunked * PANEL * 4,
+            Storage::Rows => 0,
         }
     }
 
@@ -46,10 +51,11 @@ impl Storage {
             Storage::F16 => "f16",
             Storage::Bf16 => "bf16",
             Storage::Bf16Split => "bf16-split",
+            Storage::Rows => "rows",
         }
     }
 
-    /// The storage of a name.
+    /// The storage of a name, if packed weights can be stored so.
     pub fn from_name(name: &str) -> Option<Self> {
         [
             Storage::F32,
@@ -108,6 +114,7 @@ pub trait Bytes: Send + Sync {
 enum Memory {
     Own(Arc<Buffer>),
     Shared(Arc<dyn Bytes>),
+    Rows(Arc<Rows>),
 }
 
 /// What a packed matrix is, apart from its weights.
@@ -181,6 +188,7 @@ impl PackedMatrix {
             }
         };
         parts.check(depth);
+        assert_ne!(storage, Storage::Rows, "rows are not packed");
         if let Some(gain) = gain {
             assert_eq!(gain.len(), depth, "gains of a product");
         }
@@ -215,6 +223,39 @@ impl PackedMatrix {
         PackedMatrix {
             shape,
             memory: Memory::Own(Arc::new(memory)),
+        }
+    }
+
+    /// Weights that are multiplied from where they are. `gain` multiplies each input column;
+    /// with `rounds` each weight is then rounded to bf16 even where products are f32.
+    ///
+    /// # Numerics
+    ///
+    /// A product has the bits that it would have if the decoded weights had been packed: in f32,
+    /// with `rounds` in bf16, and for products of bf16 in that.
+    ///
+    /// # Panics
+    ///
+    /// If a part's bytes are not `rows * depth` values, halves of a gate differ in rows, or there
+    /// are not `depth` gains.
+    pub fn stored(parts: StoredParts, depth: usize, gain: Option<Vec<f32>>, rounds: bool) -> Self {
+        let rows = Rows::new(parts, depth, gain, rounds);
+        PackedMatrix {
+            shape: PackedShape {
+                storage: Storage::Rows,
+                columns: rows.columns(),
+                depth,
+                gated: rows.is_gated(),
+            },
+            memory: Memory::Rows(Arc::new(rows)),
+        }
+    }
+
+    /// The rows, if the weights are not packed.
+    pub(crate) fn rows(&self) -> Option<&Rows> {
+        match &self.memory {
+            Memory::Rows(rows) => Some(rows),
+            Memory::Own(_) | Memory::Shared(_) => None,
         }
     }
 
@@ -270,6 +311,7 @@ impl PackedMatrix {
         let bytes = match &self.memory {
             Memory::Own(buffer) => buffer.bytes(),
             Memory::Shared(bytes) => bytes.bytes(),
+            Memory::Rows(_) => &[],
         };
         &bytes[..self.shape.n_bytes()]
     }
@@ -379,6 +421,7 @@ fn write_column(storage: Storage, panel: &mut [u8], column: usize, weights: &[f3
             }
         }
         Storage::Bf16 => write_pairs(panel, column, weights, to_bf16),
+        Storage::Rows => unreachable!("has no panels"),
         Storage::Bf16Split => {
             let (high, low) = panel.split_at_mut(panel.len() / 2);
             write_pairs(high, column, weights, |weight| split_bf16(weight).0);

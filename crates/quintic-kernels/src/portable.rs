@@ -60,3 +60,4 @@ unsafe fn rows<const ROWS: usize>(block: &F32Block) {
 }
 
 crate::rowwise::instantiate!(false);
+crate::rows::instantiate!(crate::rows::Plain);

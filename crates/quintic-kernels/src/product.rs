@@ -13,6 +13,7 @@ use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Storage};
 use crate::pool::Pool;
+use crate::rows::Piece;
 use crate::rowwise::{Finish, FinishBlock};
 use crate::table::Table;
 
@@ -37,7 +38,7 @@ const MAX_PANELS: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     room: Option<Buffer>,
-    piece: Option<Buffer>,
+    section: Option<Buffer>,
 }
 
 impl Scratch {
@@ -46,9 +47,9 @@ impl Scratch {
         grown(&mut self.room, n)
     }
 
-    /// Room for a piece of a product's result, `n` f32, beside that of [`Scratch::f32`].
-    fn piece(&mut self, n: usize) -> *mut f32 {
-        grown(&mut self.piece, n)
+    /// Room for a section of a product's result, `n` f32, beside that of [`Scratch::f32`].
+    fn section(&mut self, n: usize) -> *mut f32 {
+        grown(&mut self.section, n)
     }
 }
 
@@ -101,36 +102,36 @@ pub(crate) fn product(
     });
 }
 
-/// Panels of a piece of [`product_in_pieces`]: a whole number of any task's panels.
-const PIECE_PANELS: usize = 24;
+/// Panels of a section of [`product_in_sections`]: a whole number of any task's panels.
+const SECTION_PANELS: usize = 24;
 
-/// Columns of a piece of [`product_in_pieces`].
-pub(crate) const PIECE: usize = PIECE_PANELS * PANEL;
+/// Columns of a section of [`product_in_sections`].
+pub(crate) const SECTION: usize = SECTION_PANELS * PANEL;
 
-/// Most rows of a piece: with its columns, 192 KiB.
-const PIECE_ROWS: usize = 64;
+/// Most rows of a section: with its columns, 192 KiB.
+const SECTION_ROWS: usize = 64;
 
 /// Part of a product's result, whose memory is used again for the next one.
-pub(crate) struct Piece<'a> {
+pub(crate) struct Section<'a> {
     /// Row of the first value.
     pub(crate) first_row: usize,
-    /// Number of the piece in its rows: its first column is `PIECE` times this.
+    /// Number of the section in its rows: its first column is `SECTION` times this.
     pub(crate) number: usize,
     /// `[rows, columns]`.
     pub(crate) values: &'a [f32],
     pub(crate) columns: usize,
 }
 
-/// `scale * x w^T`, piece by piece: each is handed to `take` while it is in a near cache, and then
+/// `scale * x w^T`, section by section: each is handed to `take` while it is in a near cache, and then
 /// forgotten. Bit for bit what [`product`] stores.
-pub(crate) fn product_in_pieces(
+pub(crate) fn product_in_sections(
     table: &Table,
     pool: &Pool,
     scratch: &[Mutex<Scratch>],
     x: &Operand,
     w: &PackedMatrix,
     scale: f32,
-    take: impl Fn(&Piece<'_>) + Sync,
+    take: impl Fn(&Section<'_>) + Sync,
 ) {
     let shape = w.shape();
     assert_eq!(
@@ -145,35 +146,35 @@ pub(crate) fn product_in_pieces(
         return;
     }
     let mut plan = Plan::new(table, pool.threads(), x, w);
-    let rows = PIECE_ROWS.next_multiple_of(plan.micro_rows);
+    let rows = SECTION_ROWS.next_multiple_of(plan.micro_rows);
     plan.block_rows = plan.block_rows.min(rows);
     let row_blocks = plan.row_blocks();
-    let n_pieces = shape.panels().div_ceil(PIECE_PANELS);
-    let tasks = n_pieces * row_blocks;
+    let n_sections = shape.panels().div_ceil(SECTION_PANELS);
+    let tasks = n_sections * row_blocks;
     pool.run(tasks, |task, worker| {
         let mut scratch = scratch_of(scratch, worker);
         let (number, row_block) = (task / row_blocks, task % row_blocks);
         let first_row = row_block * plan.block_rows;
         let rows = plan.block_rows.min(x.tokens - first_row);
-        let first = number * PIECE;
-        let columns = PIECE.min(shape.columns - first);
-        let values = scratch.piece(rows * columns);
+        let first = number * SECTION;
+        let columns = SECTION.min(shape.columns - first);
+        let values = scratch.section(rows * columns);
         let finish = Finish::Scale {
             // Rows and columns are counted from those of the whole result.
             out: Shared::new(values.wrapping_sub(first_row * columns + first)),
             row: columns,
             scale,
         };
-        let panels = number * PIECE_PANELS..((number + 1) * PIECE_PANELS).min(shape.panels());
+        let panels = number * SECTION_PANELS..((number + 1) * SECTION_PANELS).min(shape.panels());
         for panel in panels.step_by(plan.panels) {
             let task = panel / plan.panels * row_blocks + row_block;
-            // SAFETY: the table's instruction set is available; the piece's memory has room for its
+            // SAFETY: the table's instruction set is available; the section's memory has room for its
             // rows and columns, and is this worker's.
             unsafe { plan.run(task, &mut scratch, &finish) }
         }
-        // SAFETY: every element was written: the piece's panels cover its columns.
+        // SAFETY: every element was written: the section's panels cover its columns.
         let values = unsafe { std::slice::from_raw_parts(values, rows * columns) };
-        take(&Piece {
+        take(&Section {
             first_row,
             number,
             values,
@@ -189,11 +190,11 @@ type Planes = &'static [(usize, usize)];
 /// there is no such product.
 fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
     Some(match (form, storage) {
-        (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16) => None,
-        (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16) => Some(&[(0, 0)]),
+        (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16 | Storage::Rows) => None,
+        (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16 | Storage::Rows) => Some(&[(0, 0)]),
         // Small terms first. The product of two small parts is below f32's own error.
         (Form::Split, Storage::Bf16) => Some(&[(1, 0), (0, 0)]),
-        (Form::Split, Storage::Bf16Split) => Some(&[(1, 0), (0, 1), (0, 0)]),
+        (Form::Split, Storage::Bf16Split | Storage::Rows) => Some(&[(1, 0), (0, 1), (0, 0)]),
         _ => return None,
     })
 }
@@ -272,9 +273,10 @@ impl<'a> Plan<'a> {
 
         // A kernel may write whole blocks of rows.
         let tile = self.block_rows.next_multiple_of(32) * PANEL;
-        let room = scratch.f32(F32_DEPTH * PANEL + panels * tile);
+        let n_wide = self.wide_room();
+        let room = scratch.f32(n_wide + panels * tile);
         // SAFETY: the room was just made; `wide` is in front of `sums`.
-        let (wide, sums) = unsafe { (room, room.add(F32_DEPTH * PANEL)) };
+        let (wide, sums) = unsafe { (room, room.add(n_wide)) };
 
         let (depth, step) = match self.planes {
             Some(_) => (shape.depth.next_multiple_of(CHUNK), BF16_DEPTH),
@@ -354,6 +356,10 @@ impl<'a> Plan<'a> {
         let b = unsafe {
             match self.w.shape().storage {
                 Storage::F32 => panel.as_ptr().cast::<f32>().add(block.k * PANEL),
+                Storage::Rows => {
+                    self.expand(block);
+                    block.wide.cast_const()
+                }
                 storage => {
                     let n = PANEL
                         * if storage == Storage::F16 {
@@ -401,12 +407,26 @@ impl<'a> Plan<'a> {
         let Some(micro) = self.table.bf16 else {
             unreachable!("checked when the plan was made")
         };
+        let expanded = self.w.rows().is_some();
+        if expanded {
+            // SAFETY: by the caller's word.
+            unsafe { self.expand(block) };
+        }
         let mut next = self.next_block(block);
         for row in (0..block.rows).step_by(self.micro_rows) {
             next.fetch();
             for (term, &(x_plane, w_plane)) in planes.iter().enumerate() {
                 let at = self.x.stride.at(block.first_row + row, block.k);
-                let b = self.w.panel(block.panel, w_plane).as_ptr().cast::<u16>();
+                // SAFETY: `k` is inside the panel; planes are inside the room for expanded ones.
+                let b = unsafe {
+                    match expanded {
+                        true => block.wide.cast::<u16>().add(w_plane * BF16_DEPTH * PANEL),
+                        false => {
+                            let panel = self.w.panel(block.panel, w_plane).as_ptr();
+                            panel.cast::<u16>().cast_mut().add(block.k * PANEL)
+                        }
+                    }
+                };
                 // SAFETY: as in `f32_block`; operands have whole tiles of rows and chunks.
                 unsafe {
                     (micro.run)(&Bf16Block {
@@ -414,7 +434,7 @@ impl<'a> Plan<'a> {
                         a_row: self.x.stride.row,
                         a_group: self.x.stride.group,
                         a_chunk: self.x.stride.chunk,
-                        b: b.add(block.k * PANEL),
+                        b,
                         chunks: block.step / CHUNK,
                         c: block.sums.add(row * PANEL),
                         c_row: PANEL,
@@ -430,6 +450,50 @@ impl<'a> Plan<'a> {
 }
 
 impl Plan<'_> {
+    /// How many f32 a worker needs for a block of a panel that is not read as it is stored.
+    fn wide_room(&self) -> usize {
+        let n_planes = match (self.w.rows(), self.planes) {
+            (Some(_), Some(planes)) => planes.iter().map(|&(_, plane)| plane + 1).max(),
+            _ => None,
+        };
+        match n_planes {
+            Some(n) => n * BF16_DEPTH * PANEL / 2,
+            None => F32_DEPTH * PANEL,
+        }
+    }
+
+    /// Writes a block of a panel in the order that its product reads.
+    ///
+    /// # Safety
+    ///
+    /// As [`Plan::run`].
+    unsafe fn expand(&self, block: &BlockOf<'_>) {
+        let Some(rows) = self.w.rows() else {
+            unreachable!("weights that are packed")
+        };
+        let piece = Piece {
+            rows,
+            panel: block.panel,
+            first: block.k,
+            n: block.step.min(rows.depth - block.k),
+        };
+        let high = block.wide.cast::<u16>();
+        // SAFETY: by the caller's word; `wide_room` has made room for a block of every plane.
+        unsafe {
+            match self.planes {
+                None => (self.table.expand.f32)(&piece, block.wide),
+                Some(planes) => {
+                    let has_low = planes.iter().any(|&(_, plane)| plane == 1);
+                    let low = match has_low {
+                        true => high.add(BF16_DEPTH * PANEL),
+                        false => std::ptr::null_mut(),
+                    };
+                    (self.table.expand.bf16)(&piece, high, low);
+                }
+            }
+        }
+    }
+
     /// What multiplies a block of few rows with narrow weights.
     fn narrow(&self, block: &BlockOf<'_>) -> Option<unsafe fn(&F32Block<u16>)> {
         let narrow = self.table.f32.narrow?;
@@ -466,7 +530,7 @@ impl Plan<'_> {
     fn next_block(&self, block: &BlockOf<'_>) -> Ahead {
         let shape = self.w.shape();
         let calls = block.rows.div_ceil(self.micro_rows);
-        if calls < FETCH_CALLS || block.next.0 >= shape.panels() {
+        if calls < FETCH_CALLS || block.next.0 >= shape.panels() || self.w.rows().is_some() {
             return Ahead::nothing();
         }
         let panel = self.w.panel(block.next.0, 0);

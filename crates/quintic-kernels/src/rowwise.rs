@@ -2,6 +2,7 @@
 //! instruction set.
 
 use crate::Activation;
+use crate::blocks::fp8::from_f16;
 use crate::math::{LANES, activate, exp, fma, from_bf16, split_bf16, to_bf16};
 use crate::memory::Shared;
 use crate::micro::{CHUNK, PANEL};
@@ -619,22 +620,5 @@ pub(crate) mod body {
         for (out, &bits) in out.iter_mut().zip(values) {
             *out = from_f16(bits);
         }
-    }
-
-    /// The value of an f16, by integer steps that vectorise: exponent and fraction are moved
-    /// to their places in f32, and a multiplication by 2^112 corrects the exponent's bias,
-    /// for subnormal values too. Infinities and NaN get the largest exponent.
-    #[inline(always)]
-    fn from_f16(bits: u16) -> f32 {
-        let bits = u32::from(bits);
-        let magnitude = (bits & 0x7fff) << 13;
-        let value = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);
-        let special = bits & 0x7c00 == 0x7c00;
-        let value = if special {
-            magnitude | 0x7f80_0000
-        } else {
-            value.to_bits()
-        };
-        f32::from_bits(value | (bits & 0x8000) << 16)
     }
 }

@@ -3,6 +3,7 @@
 use crate::Isa;
 use crate::micro::{MicroBf16, MicroF32};
 use crate::operand::Form;
+use crate::rows::Expand;
 use crate::rowwise::Rowwise;
 
 /// What an instruction set computes with.
@@ -17,6 +18,8 @@ pub(crate) struct Table {
     /// Whether two or three products of bf16 take less time than one of f32.
     pub(crate) splits: bool,
     pub(crate) rows: Rowwise,
+    /// Expands weights that stay as they are in a file.
+    pub(crate) expand: Expand,
 }
 
 impl Table {
@@ -29,6 +32,7 @@ impl Table {
             bf16_form: Form::Bf16,
             splits: false,
             rows: crate::portable::ROWWISE,
+            expand: crate::portable::EXPAND,
         };
         #[cfg(target_arch = "x86_64")]
         {
@@ -36,6 +40,7 @@ impl Table {
             let with_avx512 = Table {
                 f32: avx512::MICRO_F32,
                 rows: avx512_rows::ROWWISE,
+                expand: avx512::EXPAND,
                 ..portable
             };
             match isa {
@@ -43,6 +48,7 @@ impl Table {
                 Isa::Avx2 => Table {
                     f32: avx2::MICRO_F32,
                     rows: avx2::ROWWISE,
+                    expand: avx2::EXPAND,
                     ..portable
                 },
                 Isa::Avx512 => with_avx512,

@@ -101,6 +101,7 @@ impl Weight {
                     let high = half::bf16::from_f32(value);
                     high.to_f64() + half::bf16::from_f32(value - high.to_f32()).to_f64()
                 }
+                Storage::Rows => panic!("has tests of its own"),
             })
             .collect()
     }

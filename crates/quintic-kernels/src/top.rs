@@ -9,10 +9,10 @@ use crate::Kernels;
 use crate::kernels::Stream;
 use crate::operand::Operand;
 use crate::pack::PackedMatrix;
-use crate::product::{PIECE, product_in_pieces};
+use crate::product::{SECTION, product_in_sections};
 
-/// Columns of a task: those of a piece of a product, so that sums are the same either way.
-const COLUMNS: usize = PIECE;
+/// Columns of a task: those of a section of a product, so that sums are the same either way.
+const COLUMNS: usize = SECTION;
 
 /// Values whose exponentials are added up in f32; blocks are added in f64.
 const BLOCK: usize = 256;
@@ -73,10 +73,10 @@ impl Kernels {
     ) -> Vec<Option<Top>> {
         let parts = Parts::new(x.tokens(), w.shape().columns);
         let (table, pool, scratch) = (&self.table, &self.pool, &self.scratch);
-        product_in_pieces(table, pool, scratch, x, w, scale, |piece| {
-            for (row, values) in piece.values.chunks_exact(piece.columns).enumerate() {
-                let found = self.part(values, piece.number * COLUMNS, k);
-                parts.put(piece.first_row + row, piece.number, found);
+        product_in_sections(table, pool, scratch, x, w, scale, |section| {
+            for (row, values) in section.values.chunks_exact(section.columns).enumerate() {
+                let found = self.part(values, section.number * COLUMNS, k);
+                parts.put(section.first_row + row, section.number, found);
             }
         });
         parts.merged(k)
@@ -239,7 +239,7 @@ mod tests {
         });
     }
 
-    /// Whatever rows and columns: pieces are cut where parts are, and their sums are a product's.
+    /// Whatever rows and columns: sections are cut where parts are, and their sums are a product's.
     #[test]
     fn products_that_are_not_written_out() {
         for_each_isa(|kernels| {

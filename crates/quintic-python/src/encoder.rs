@@ -296,6 +296,7 @@ impl Encoder {
             Stored::Files(checkpoint) => Some(match checkpoint.format() {
                 Format::Safetensors => "safetensors",
                 Format::Pytorch => "PyTorch's format",
+                Format::Gguf => "GGUF",
                 _ => "another format",
             }),
             Stored::Tensors(_) => None,

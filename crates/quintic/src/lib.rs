@@ -63,6 +63,7 @@ pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
 pub use mmap::MappedFile;
 pub use model::{Interrupted, Pass};
+pub use quintic_kernels::BlockType;
 pub use seq2seq::{Decode, Decoded, Seq2Seq, Sources};
 pub use tensor::{ByteOwner, DType, Tensor};
 pub use text_encoder::{

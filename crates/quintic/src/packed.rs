@@ -22,7 +22,7 @@ use crate::ErrorKind;
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::checkpoint::packed::FILE;
-use crate::checkpoint::{Checkpoint, Packed, PackedEntry, TensorSource};
+use crate::checkpoint::{Checkpoint, Entry, Packed, PackedEntry, TensorSource};
 use crate::config::T5Config;
 use crate::convert::companions::{copy_companions, inferred_config, write_config};
 use crate::model::{EncoderWeights, Product};
@@ -66,6 +66,7 @@ pub fn write(
     if checkpoint.packed().is_some() {
         return Err(here(Error::unsupported("the model is packed already")));
     }
+    refuse_quantized(checkpoint).map_err(here)?;
     let config = config_of(checkpoint)?;
     let plan = Plan::new(checkpoint, cpu, &config).map_err(here)?;
     let folder = Folder::create(out)?;
@@ -86,6 +87,24 @@ pub fn write(
         files,
         packed_bytes,
     })
+}
+
+/// Packing would undo what quantisation is for, and a GGUF file's tokenizer would be lost.
+fn refuse_quantized(checkpoint: &Checkpoint) -> Result<()> {
+    let hint = "it is computed from as it is: load the file itself";
+    if checkpoint.gguf().is_some() {
+        return Err(Error::unsupported("a GGUF file is not packed").hint(hint));
+    }
+    let quantized = |(_, entry): &(&str, &Entry)| entry.dtype().is_some_and(DType::is_quantized);
+    match checkpoint.entries().find(quantized) {
+        None => Ok(()),
+        Some((name, entry)) => Err(Error::unsupported(format!(
+            "has weights of type {}, which are not packed",
+            entry.dtype_name()
+        ))
+        .at(format!("tensor `{name}`"))
+        .hint(hint)),
+    }
 }
 
 /// Everything that a header needs before the first value is written.

@@ -86,9 +86,12 @@ impl SyntheticWeights {
     ///
     /// # Panics
     ///
-    /// If `dtype` is not a float type.
+    /// If `dtype` is not a float type of 16 or 32 bits.
     pub fn new(config: T5Config, dtype: DType) -> Self {
-        assert!(dtype.is_float(), "{dtype} holds no weights");
+        assert!(
+            dtype.is_float() && !dtype.is_quantized(),
+            "{dtype} holds no synthetic weights"
+        );
         SyntheticWeights { config, dtype }
     }
 

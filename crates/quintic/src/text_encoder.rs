@@ -664,7 +664,7 @@ pub(crate) fn place(error: Error, checkpoint: &Checkpoint) -> Error {
     }
 }
 
-/// The config beside the weights, or what the tensors' shapes say.
+/// The config beside the weights, or what the tensors' shapes and a GGUF file's metadata say.
 ///
 /// # Errors
 ///
@@ -677,8 +677,14 @@ pub fn config_of(checkpoint: &Checkpoint) -> Result<T5Config> {
             "a packed model needs the config.json that it was written with",
         )
         .at(checkpoint.path().display())),
-        None => T5Config::from_inferred(&infer_shape(checkpoint)?)
-            .map_err(|e| e.at(checkpoint.path().display())),
+        None => {
+            let shape = infer_shape(checkpoint)?;
+            match checkpoint.gguf() {
+                Some(file) => file.config(&shape),
+                None => T5Config::from_inferred(&shape),
+            }
+            .map_err(|e| e.at(checkpoint.path().display()))
+        }
     }
 }
 

@@ -107,8 +107,8 @@ fn a_single_file_takes_no_variant_or_subfolder() {
     }
     assert_eq!(
         folder
-            .with("x.gguf", "GGUF")
-            .open_file("x.gguf")
+            .with("x.txt", "GGUF")
+            .open_file("x.txt")
             .unwrap_err()
             .kind(),
         ErrorKind::Unsupported

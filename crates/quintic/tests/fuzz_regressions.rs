@@ -60,6 +60,11 @@ fn safetensors_and_indexes() {
 }
 
 #[test]
+fn gguf_files() {
+    replay("gguf", 4000);
+}
+
+#[test]
 fn sentencepiece_models() {
     replay("spiece", 3000);
 }

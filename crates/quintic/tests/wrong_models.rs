@@ -180,7 +180,7 @@ fn a_weight_that_holds_integers() {
         weight.unwrap().dtype = DType::I64;
     });
     assert!(
-        text.contains("is of type i64, expected a weight in f32, f16 or bf16"),
+        text.contains("is of type i64, expected a weight in a float type or in blocks"),
         "{text}"
     );
 }

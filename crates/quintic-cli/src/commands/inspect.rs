@@ -62,6 +62,8 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
         "config",
         json!(match checkpoint.config_path() {
             Some(path) => path.display().to_string(),
+            None if checkpoint.gguf().is_some() =>
+                "the file's metadata; activation and max_distance by convention".to_owned(),
             None => "none; shapes are the tensors', activation, max_distance and eps by convention"
                 .to_owned(),
         }),
@@ -88,6 +90,9 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
     }
     let (bytes, dtypes) = stored(checkpoint);
     say("tensors_by_type", json!(dtypes));
+    if checkpoint.n_scales() > 0 {
+        say("scaled_weights", json!(checkpoint.n_scales()));
+    }
     say("stored_bytes", json!(bytes));
     say(
         "encoder_parameters",
@@ -111,7 +116,9 @@ fn report(checkpoint: &Checkpoint, args: &InspectArgs) -> Result<(Map<String, Va
         Ok(_) => None,
         Err(e) => say("sentence_head", json!(in_a_line(e))),
     };
-    say("warnings", json!(config.warnings));
+    let mut warnings = config.warnings.clone();
+    warnings.extend(checkpoint.warnings()?);
+    say("warnings", json!(warnings));
     let unused: Map<String, Value> = config
         .unused_fields
         .iter()
@@ -205,7 +212,7 @@ fn tokenizer(checkpoint: &Checkpoint, files: &FileArgs) -> String {
 fn has_no_tokenizer(checkpoint: &Checkpoint, files: &FileArgs) -> bool {
     files.tokenizer.is_none()
         && checkpoint.tokenizer_folder().is_none()
-        && matches!(checkpoint.embedded_tokenizer(), Ok(None))
+        && matches!(checkpoint.tokenizer(), Ok(None))
 }
 
 /// Runs one token through the encoder: the only proof that it works.

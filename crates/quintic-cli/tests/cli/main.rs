@@ -8,6 +8,7 @@ mod convert;
 mod encode;
 mod encode_ids;
 mod generate;
+mod gguf;
 mod help;
 mod inspect;
 mod mistakes;

@@ -66,3 +66,4 @@ unsafe fn rows<const ROWS: usize>(block: &F32Block) {
 }
 
 crate::rowwise::instantiate!("avx2,fma,f16c", true);
+crate::rows::instantiate!("avx2,fma,f16c", crate::x86::rows::Avx2);

@@ -282,3 +282,7 @@ fn as_bf16(bits: __m512i) -> __m512bh {
 }
 
 crate::rowwise::instantiate!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c", true);
+crate::rows::instantiate!(
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c",
+    crate::x86::rows::Avx512
+);

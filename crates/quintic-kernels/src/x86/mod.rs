@@ -5,3 +5,4 @@ pub(crate) mod avx2;
 pub(crate) mod avx512;
 pub(crate) mod avx512_rows;
 pub(crate) mod detect;
+pub(crate) mod rows;

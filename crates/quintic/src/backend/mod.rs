@@ -56,6 +56,39 @@ pub enum Weights {
     Packed(PackedWeights),
 }
 
+impl Weights {
+    /// Whether any part is quantised.
+    pub(crate) fn is_quantized(&self) -> bool {
+        let is = |tensor: &Tensor| tensor.dtype().is_quantized();
+        match self {
+            Weights::Stacked(parts) => parts.iter().any(is),
+            Weights::Gated { gate, up } => is(gate) || is(up),
+            Weights::Packed(_) => false,
+        }
+    }
+
+    /// Quantised weights as f32, others as they are: for backends that have no products of the
+    /// former.
+    pub(crate) fn widened(self) -> Weights {
+        let wide = |tensor: Tensor| match tensor.dtype().is_quantized() {
+            false => tensor,
+            true => {
+                let wide = tensor.widened();
+                tensor.release();
+                wide
+            }
+        };
+        match self {
+            Weights::Stacked(parts) => Weights::Stacked(parts.into_iter().map(wide).collect()),
+            Weights::Gated { gate, up } => Weights::Gated {
+                gate: wide(gate),
+                up: wide(up),
+            },
+            packed @ Weights::Packed(_) => packed,
+        }
+    }
+}
+
 /// Weights of one product in a backend's own layout, as they were stored.
 #[derive(Clone, Debug)]
 pub struct PackedWeights {

@@ -5,7 +5,7 @@ use crate::{DType, Error};
 /// Name, type, shape and size of a stored tensor, whether or not it can be taken.
 ///
 /// The element type is kept as the text of the file, so that a tensor of a type that
-/// [`DType`] lacks (`F8_E4M3`, `F64`) can still be listed.
+/// [`DType`] lacks (`F64`, `IQ2_XXS`) can still be listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub(crate) name: String,
@@ -22,16 +22,15 @@ impl Entry {
         &self.name
     }
 
-    /// Element type as safetensors spells it, such as `BF16` or `F8_E4M3`.
+    /// Element type as safetensors spells it, such as `BF16` or `F8_E4M3`, or as GGUF does, such
+    /// as `Q4_K`.
     pub fn dtype_name(&self) -> &str {
         &self.dtype
     }
 
     /// Element type, or `None` if tensors of this type can be listed but not taken.
     pub fn dtype(&self) -> Option<DType> {
-        SUPPORTED
-            .into_iter()
-            .find(|dtype| dtype.safetensors_name() == self.dtype)
+        DType::all().find(|dtype| dtype.safetensors_name() == self.dtype)
     }
 
     /// Extents, outermost first; empty for a scalar.
@@ -47,7 +46,7 @@ impl Entry {
     /// [`Entry::dtype`], or the error that says which types there are.
     pub(crate) fn supported_dtype(&self) -> crate::Result<DType> {
         self.dtype().ok_or_else(|| {
-            let supported: Vec<_> = SUPPORTED.map(|dtype| dtype.safetensors_name()).into();
+            let supported: Vec<_> = DType::all().map(DType::safetensors_name).collect();
             Error::unsupported(format!(
                 "element type `{}` cannot be loaded, supported are {}",
                 self.dtype,
@@ -57,16 +56,6 @@ impl Entry {
         })
     }
 }
-
-const SUPPORTED: [DType; 7] = [
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::I64,
-    DType::I32,
-    DType::U8,
-    DType::Bool,
-];
 
 /// Joins the first few of `names` in backticks and counts the rest.
 pub(crate) fn list_names<S: AsRef<str>>(

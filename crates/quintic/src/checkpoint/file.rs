@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::entry::Entry;
+use super::gguf::GgufFile;
 use super::pytorch::PytorchFile;
 use super::safetensors::SafetensorsFile;
 use crate::{Error, ErrorKind, Result, Tensor};
@@ -17,7 +18,12 @@ pub enum Format {
     Safetensors,
     /// `.bin`, `.pt`, `.pth`: every tensor taken is read into memory.
     Pytorch,
+    /// `.gguf`: mapped, like safetensors.
+    Gguf,
 }
+
+/// Endings of weight files, for errors.
+pub(super) const ENDINGS: &str = "`.safetensors`, `.bin`, `.pt`, `.pth` or `.gguf`";
 
 impl Format {
     /// The format that the name of a weight file stands for.
@@ -26,6 +32,7 @@ impl Format {
         match extension.as_str() {
             "safetensors" | "sft" => Some(Format::Safetensors),
             "bin" | "pt" | "pth" | "ckpt" => Some(Format::Pytorch),
+            "gguf" => Some(Format::Gguf),
             _ => None,
         }
     }
@@ -36,6 +43,7 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Format::Safetensors => "safetensors",
             Format::Pytorch => "pytorch",
+            Format::Gguf => "gguf",
         })
     }
 }
@@ -44,6 +52,7 @@ impl fmt::Display for Format {
 pub(super) enum WeightFile {
     Safetensors(SafetensorsFile),
     Pytorch(PytorchFile),
+    Gguf(GgufFile),
 }
 
 impl WeightFile {
@@ -52,9 +61,10 @@ impl WeightFile {
         match Format::of_path(path) {
             Some(Format::Safetensors) => SafetensorsFile::open(path).map(WeightFile::Safetensors),
             Some(Format::Pytorch) => PytorchFile::open(path).map(WeightFile::Pytorch),
+            Some(Format::Gguf) => GgufFile::open(path).map(WeightFile::Gguf),
             None => Err(Error::new(
                 ErrorKind::Unsupported,
-                "not a weight file by its name, expected one that ends in `.safetensors`, `.bin`, `.pt` or `.pth`",
+                format!("not a weight file by its name, expected one that ends in {ENDINGS}"),
             )
             .at(path.display())),
         }
@@ -64,6 +74,7 @@ impl WeightFile {
         match self {
             WeightFile::Safetensors(_) => Format::Safetensors,
             WeightFile::Pytorch(_) => Format::Pytorch,
+            WeightFile::Gguf(_) => Format::Gguf,
         }
     }
 
@@ -71,6 +82,7 @@ impl WeightFile {
         match self {
             WeightFile::Safetensors(file) => file.path(),
             WeightFile::Pytorch(file) => file.path(),
+            WeightFile::Gguf(file) => file.path(),
         }
     }
 
@@ -78,6 +90,7 @@ impl WeightFile {
         match self {
             WeightFile::Safetensors(file) => file.entries(),
             WeightFile::Pytorch(file) => file.entries(),
+            WeightFile::Gguf(file) => file.entries(),
         }
     }
 
@@ -85,13 +98,21 @@ impl WeightFile {
         match self {
             WeightFile::Safetensors(file) => file.entry(name),
             WeightFile::Pytorch(file) => file.entry(name),
+            WeightFile::Gguf(file) => file.entry(name),
         }
     }
 
     pub(super) fn metadata(&self) -> Option<&BTreeMap<String, String>> {
         match self {
             WeightFile::Safetensors(file) => Some(file.metadata()),
-            WeightFile::Pytorch(_) => None,
+            WeightFile::Pytorch(_) | WeightFile::Gguf(_) => None,
+        }
+    }
+
+    pub(super) fn gguf(&self) -> Option<&GgufFile> {
+        match self {
+            WeightFile::Gguf(file) => Some(file),
+            WeightFile::Safetensors(_) | WeightFile::Pytorch(_) => None,
         }
     }
 
@@ -99,6 +120,7 @@ impl WeightFile {
         match self {
             WeightFile::Safetensors(file) => file.take(name),
             WeightFile::Pytorch(file) => file.take(name),
+            WeightFile::Gguf(file) => file.take(name),
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::file::{Format, WeightFile};
+use super::gguf::GgufFile;
 use super::layout::Layout;
 use super::safetensors::SafetensorsFile;
 use super::shards::ShardIndex;
@@ -12,6 +13,7 @@ use crate::mmap::MappedFile;
 use crate::{Error, ErrorKind, Result};
 
 const FILE: &str = "model.safetensors";
+const GGUF_FILE: &str = "model.gguf";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// [`Checkpoint::open`] of one safetensors file.
@@ -22,6 +24,20 @@ const INDEX: &str = "model.safetensors.index.json";
 pub fn open_safetensors(bytes: Vec<u8>, options: &OpenOptions) -> Result<Checkpoint> {
     let file = open_file(FILE, bytes)?;
     Checkpoint::from_files(layout(FILE, false), vec![file], options)
+}
+
+/// [`Checkpoint::open`] of one GGUF file.
+///
+/// # Errors
+///
+/// As [`Checkpoint::open`].
+pub fn open_gguf(bytes: Vec<u8>, options: &OpenOptions) -> Result<Checkpoint> {
+    let file = GgufFile::from_map(MappedFile::in_memory(Path::new(GGUF_FILE), bytes))?;
+    let layout = Layout {
+        format: Format::Gguf,
+        ..layout(GGUF_FILE, false)
+    };
+    Checkpoint::from_files(layout, vec![WeightFile::Gguf(file)], options)
 }
 
 /// [`Checkpoint::open`] of an index, with the shards that lie beside it.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::entry::list_names;
-use super::file::Format;
+use super::file::{ENDINGS, Format};
 use super::pipeline;
 use crate::{Error, ErrorKind, Result};
 
@@ -117,14 +117,16 @@ fn single_file(path: &Path, options: &OpenOptions) -> Result<Layout> {
         false => Format::of_path(path),
     };
     let Some(format) = format else {
-        return Err(Error::unsupported(
-            "not a weight file by its name, expected one that ends in `.safetensors`, `.bin`, `.pt` or `.pth`, or a model folder",
-        )
+        return Err(Error::unsupported(format!(
+            "not a weight file by its name, expected one that ends in {ENDINGS}, or a model folder",
+        ))
         .at(path.display()));
     };
     // A file that has the name transformers gives it belongs to the folder it lies in, and
     // its config may say what shapes cannot, such as the activation. Others stand alone.
-    let is_named = name.starts_with("model") || name.starts_with("pytorch_model");
+    // A GGUF file has its own.
+    let is_named =
+        format != Format::Gguf && (name.starts_with("model") || name.starts_with("pytorch_model"));
     let folder = match path.parent() {
         Some(folder) if folder.as_os_str().is_empty() => Some(Path::new(".")),
         folder => folder,
@@ -282,10 +284,14 @@ pub(super) fn no_weights(names: &[String], variant: Option<&str>) -> Error {
     }
     let others: Vec<_> = names.iter().filter(|name| is_other_weights(name)).collect();
     if !others.is_empty() {
-        return not_found(format!(
+        let error = not_found(format!(
             "the weights there are in no format that is read: {}; {expected}",
-            list_names(others, 5)
+            list_names(&others, 5)
         ));
+        return match others.iter().any(|name| name.ends_with(".gguf")) {
+            true => error.hint("a GGUF file is a model of its own: name the file"),
+            false => error,
+        };
     }
     not_found(format!("there are no weights, {expected}"))
 }

@@ -16,6 +16,8 @@
 //! - one weight file: an encoder alone, or a checkpoint that holds it among other models,
 //!   under a prefix such as `text_encoders.t5xxl.transformer.`.
 //!
+//! - a GGUF file of a T5 as llama.cpp writes it, with its config and tokenizer.
+//! - 8-bit floats with or without the scales that ComfyUI writes beside them.
 //! - what `quintic convert --pack` writes: `model.packed.safetensors` in a model folder.
 //!
 //! Names are those of transformers, without the prefix; the names of the encoder that Wan's
@@ -54,6 +56,7 @@
 
 mod entry;
 mod file;
+mod gguf;
 mod header;
 pub mod hub;
 pub(crate) mod in_memory;
@@ -64,6 +67,7 @@ mod pipeline;
 mod prefix;
 mod pytorch;
 mod safetensors;
+mod scales;
 mod shards;
 mod source;
 mod wan;
@@ -74,6 +78,7 @@ use std::path::Path;
 
 pub use self::entry::Entry;
 pub use self::file::Format;
+pub use self::gguf::GgufFile;
 pub use self::infer::{InferredShape, infer_shape};
 pub use self::layout::OpenOptions;
 pub use self::packed::{Packed, PackedEntry};
@@ -85,6 +90,8 @@ use self::file::WeightFile;
 use self::layout::Layout;
 pub(crate) use self::layout::TOKENIZER_FILES;
 use self::shards::ShardIndex;
+use crate::model::EMBEDDING_NAMES;
+use crate::tokenizer::{SpieceOptions, Tokenizer};
 use crate::{DType, Error, Result, Tensor};
 
 /// Name under which ComfyUI's encoders carry their SentencePiece model.
@@ -99,6 +106,8 @@ pub struct Checkpoint {
     names: BTreeMap<String, (usize, Entry)>,
     /// If its matrices are packed: how.
     packed: Option<Packed>,
+    /// Of weights in 8-bit floats, by name without prefix.
+    scales: BTreeMap<String, f32>,
 }
 
 impl Checkpoint {
@@ -133,24 +142,27 @@ impl Checkpoint {
             }
             None => None,
         };
-        let (prefix, names) =
-            if packed.is_some() && options.prefix.as_ref().is_none_or(String::is_empty) {
-                (String::new(), names)
-            } else if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {
-                (String::new(), rename(names))
-            } else {
-                let all = names.keys().map(String::as_str);
-                let prefix = prefix::find(all, options.prefix.as_deref())
-                    .map_err(|error| error.at(layout.weights.display()))?;
-                let names = strip(names, &prefix);
-                (prefix, names)
-            };
+        let (prefix, mut names) = if let Some(file) = files.first().and_then(WeightFile::gguf) {
+            (String::new(), gguf_names(file, names, options)?)
+        } else if packed.is_some() && options.prefix.as_ref().is_none_or(String::is_empty) {
+            (String::new(), names)
+        } else if options.prefix.is_none() && wan::is_wan(|name| names.contains_key(name)) {
+            (String::new(), rename(names, wan::transformers_name))
+        } else {
+            let all = names.keys().map(String::as_str);
+            let prefix = prefix::find(all, options.prefix.as_deref())
+                .map_err(|error| error.at(layout.weights.display()))?;
+            let names = strip(names, &prefix);
+            (prefix, names)
+        };
+        let scales = scales::take(&files, &mut names, &prefix)?;
         Ok(Checkpoint {
             layout,
             files,
             prefix,
             names,
             packed,
+            scales,
         })
     }
 
@@ -189,7 +201,10 @@ impl Checkpoint {
                 .at(format!("tensor `{}{name}`", self.prefix))
                 .at(self.layout.weights.display()));
         };
-        let tensor = self.files[*file].take(&entry.name)?;
+        let mut tensor = self.files[*file].take(&entry.name)?;
+        if let Some(&scale) = self.scales.get(name) {
+            tensor = tensor.with_scale(scale);
+        }
         Ok(if entry.name == name {
             tensor
         } else {
@@ -207,6 +222,11 @@ impl Checkpoint {
     /// How the matrices are packed, if they are; see [`crate::packed`].
     pub fn packed(&self) -> Option<&Packed> {
         self.packed.as_ref()
+    }
+
+    /// How many weights in 8-bit floats have a scale of their own.
+    pub fn n_scales(&self) -> usize {
+        self.scales.len()
     }
 
     /// How the tensors are stored.
@@ -241,13 +261,75 @@ impl Checkpoint {
         &self.prefix
     }
 
-    /// The `__metadata__` of the first safetensors header; empty for PyTorch files.
+    /// The `__metadata__` of the first safetensors header; empty for files of other formats.
     pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let metadata = self.files.first().and_then(WeightFile::metadata);
         metadata
             .into_iter()
             .flatten()
             .map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// The GGUF file that this is, which has metadata of its own.
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        self.files.first().and_then(WeightFile::gguf)
+    }
+
+    /// The tokenizer inside the weight file: a GGUF file's, or the one that
+    /// [`embedded_tokenizer`](Checkpoint::embedded_tokenizer) finds, with the default
+    /// [`SpieceOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As [`embedded_tokenizer`](Checkpoint::embedded_tokenizer) and
+    /// [`Tokenizer::from_spiece_bytes`];
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a GGUF file's tokenizer that
+    /// is no SentencePiece unigram model.
+    pub fn tokenizer(&self) -> Result<Option<Tokenizer>> {
+        let at_path = |error: Error| error.at(self.layout.weights.display());
+        match self.gguf() {
+            Some(file) => file.tokenizer().map_err(at_path),
+            None => self
+                .embedded_tokenizer()?
+                .map(|model| {
+                    Tokenizer::from_spiece_bytes(model.bytes(), &SpieceOptions::default())
+                        .map_err(at_path)
+                })
+                .transpose(),
+        }
+    }
+
+    /// What a user should know about what is in the file, beside what the model's config says.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if it is damaged.
+    pub fn warnings(&self) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        if let Some(file) = self.gguf()
+            && file
+                .lacks_charsmap()
+                .map_err(|error| error.at(self.layout.weights.display()))?
+        {
+            warnings.push(
+                "the tokenizer in the file has no `precompiled_charsmap`: text is not normalised, \
+                 so that ids of unusual characters may differ from those of the model's own tokenizer"
+                    .to_owned(),
+            );
+        }
+        for name in EMBEDDING_NAMES {
+            if !self.contains(name) {
+                continue;
+            }
+            // One that cannot be taken says so where it is needed.
+            let n = self.take(name).map_or(0, |table| table.count_special());
+            if n > 0 {
+                warnings.push(format!(
+                    "`{name}` has {n} values that are NaN or infinite; NaN is read as 0"
+                ));
+            }
+        }
+        Ok(warnings)
     }
 
     /// The SentencePiece model inside the file, as ComfyUI's UMT5 encoders carry it in
@@ -307,9 +389,12 @@ fn all_names(files: &[WeightFile]) -> BTreeMap<String, (usize, Entry)> {
 
 /// A name whose new form is taken keeps its old one, so that it is reported as left over
 /// rather than hidden.
-fn rename(names: BTreeMap<String, (usize, Entry)>) -> BTreeMap<String, (usize, Entry)> {
+fn rename(
+    names: BTreeMap<String, (usize, Entry)>,
+    transformers_name: impl Fn(&str) -> String,
+) -> BTreeMap<String, (usize, Entry)> {
     let new_name = |name: &String| {
-        let new = wan::transformers_name(name);
+        let new = transformers_name(name);
         if names.contains_key(&new) {
             name.clone()
         } else {
@@ -320,6 +405,29 @@ fn rename(names: BTreeMap<String, (usize, Entry)>) -> BTreeMap<String, (usize, E
         .iter()
         .map(|(name, found)| (new_name(name), found.clone()))
         .collect()
+}
+
+/// Transformers' names of a GGUF file's tensors; with an empty prefix, those of the file.
+fn gguf_names(
+    file: &GgufFile,
+    names: BTreeMap<String, (usize, Entry)>,
+    options: &OpenOptions,
+) -> Result<BTreeMap<String, (usize, Entry)>> {
+    let at_path = |error: Error| error.at(file.path().display());
+    match options.prefix.as_deref() {
+        Some("") => return Ok(names),
+        Some(prefix) => {
+            return Err(at_path(Error::input(format!(
+                "prefix `{prefix}` was asked for, but names in a GGUF file have none"
+            ))));
+        }
+        None => {}
+    }
+    file.check_architecture().map_err(at_path)?;
+    let contains = |name: &str| file.entry(name).is_some();
+    Ok(rename(names, |name| {
+        gguf::transformers_name(name, contains)
+    }))
 }
 
 fn strip(

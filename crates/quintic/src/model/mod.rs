@@ -14,4 +14,5 @@ pub use decoder::{Decoder, DecoderState, Feed};
 pub use decoder_weights::{DecoderLayerParts, DecoderWeights, Head};
 pub use encoder::{Encoded, Encoder};
 pub use pass::{Interrupted, Pass};
+pub(crate) use weights::EMBEDDING_NAMES;
 pub use weights::{EncoderWeights, LayerParts, LayerWeights, Part, Product, TakeTensor};

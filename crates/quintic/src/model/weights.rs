@@ -53,9 +53,12 @@ impl TakeTensor for TensorSource<'_> {
 
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = TensorSource::take(self, name, shape)?;
+        if tensor.dtype().fp8().is_some() {
+            return checked_fp8(self, name, tensor);
+        }
         if !tensor.dtype().is_float() {
             return Err(Error::checkpoint(format!(
-                "tensor `{name}` is of type {}, expected a weight in f32, f16 or bf16",
+                "tensor `{name}` is of type {}, expected a weight in a float type or in blocks",
                 tensor.dtype()
             )));
         }
@@ -68,6 +71,23 @@ impl TakeTensor for TensorSource<'_> {
 
     fn take_packed(&mut self, name: &str) -> Result<PackedWeights> {
         TensorSource::take_packed(self, name)
+    }
+}
+
+/// An embedding table may have NaN among its 8-bit floats, which are read as 0, as ComfyUI does:
+/// published files have some. In any other weight they mean damage.
+fn checked_fp8(source: &TensorSource<'_>, name: &str, tensor: Tensor) -> Result<Tensor> {
+    if EMBEDDING_NAMES.contains(&name) {
+        return Ok(tensor.with_nan_as_zero());
+    }
+    match tensor.count_special() {
+        0 => Ok(tensor),
+        n => Err(Error::checkpoint(format!(
+            "{n} of {} values are NaN or infinite, expected finite weights",
+            tensor.n_elements()
+        ))
+        .at(format!("tensor `{name}`"))
+        .at(source.checkpoint().path().display())),
     }
 }
 
@@ -207,7 +227,7 @@ pub struct EncoderWeights {
 
 /// Names under which checkpoints keep the embedding table. Most have several of them, all
 /// equal; MADLAD has only the decoder's. The output head is never a stand-in.
-const EMBEDDING_NAMES: [&str; 3] = [
+pub(crate) const EMBEDDING_NAMES: [&str; 3] = [
     "shared.weight",
     "encoder.embed_tokens.weight",
     "decoder.embed_tokens.weight",

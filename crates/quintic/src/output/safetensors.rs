@@ -29,11 +29,16 @@ impl TensorSpec {
     }
 
     fn size_bytes(&self) -> Result<u64> {
-        self.shape
-            .iter()
-            .try_fold(self.dtype.size_bytes() as u64, |bytes, &dim| {
-                bytes.checked_mul(dim as u64)
-            })
+        if matches!(self.dtype, DType::Blocks(_)) {
+            return Err(Error::unsupported(format!(
+                "safetensors files have no type for blocks of {}",
+                self.dtype
+            ))
+            .at(format!("tensor `{}`", self.name)));
+        }
+        self.dtype
+            .n_bytes(&self.shape)
+            .map(|n| n as u64)
             .ok_or_else(|| {
                 Error::input(format!("shape {:?} overflows", self.shape))
                     .at(format!("tensor `{}`", self.name))

@@ -23,6 +23,9 @@ use self::classes::SlowClass;
 use self::config::{TOKENIZER_JSON, TokenizerConfig};
 use self::fast::{FastClass, FastTokenizer};
 use self::sentencepiece::SentencePiece;
+pub(crate) use self::sentencepiece::{
+    ModelProto, ModelType, NormalizerSpec, Piece, PieceKind, TrainerSpec,
+};
 use self::slow::SlowTokenizer;
 use crate::limits::{MAX_TOKENIZER_BYTES, read_file};
 use crate::{Error, ErrorKind, Result};
@@ -187,12 +190,22 @@ impl Tokenizer {
     ///
     /// Damaged content, or a model type other than unigram and BPE.
     pub fn from_spiece_bytes(spiece: &[u8], options: &SpieceOptions) -> Result<Self> {
+        Tokenizer::over(SentencePiece::from_bytes(spiece)?, options)
+    }
+
+    /// As [`Tokenizer::from_spiece_bytes`], for a model that was taken apart before.
+    pub(crate) fn from_model(model: ModelProto, options: &SpieceOptions) -> Result<Self> {
+        Tokenizer::over(SentencePiece::from_model(model)?, options)
+    }
+
+    fn over(model: SentencePiece, options: &SpieceOptions) -> Result<Self> {
         let config = TokenizerConfig {
             legacy: Some(options.legacy),
             extra_ids: Some(options.extra_ids),
             ..TokenizerConfig::default()
         };
-        Tokenizer::slow_from(spiece, SlowClass::T5, &config)
+        let slow = SlowTokenizer::new(model, SlowClass::T5, &config)?;
+        Ok(Tokenizer::new(Kind::Slow(Box::new(slow)), &config))
     }
 
     /// Loads a SentencePiece model with nothing on top: ids are SentencePiece's own, no

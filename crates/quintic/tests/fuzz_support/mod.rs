@@ -11,6 +11,8 @@
     reason = "tests: the targets use their own parts, and a failing unwrap is the report"
 )]
 
+#[path = "../gguf_support/mod.rs"]
+pub mod gguf_support;
 pub mod masks;
 pub mod mutate;
 pub mod seeds;
@@ -29,7 +31,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target {
         name: "config",
         check: config,
@@ -41,6 +43,12 @@ pub const TARGETS: [Target; 5] = [
         check: weights::safetensors,
         mutate: |input, random| mutate::json_after(weights::PREFIX, input, random),
         seeds: seeds::safetensors,
+    },
+    Target {
+        name: "gguf",
+        check: weights::gguf,
+        mutate: |input, random| mutate::bytes(input, random),
+        seeds: seeds::gguf,
     },
     Target {
         name: "spiece",

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::gguf_support::{Gguf, Meta};
 use super::mutate::Random;
 use super::tokenizers::Parts;
 
@@ -68,6 +69,8 @@ pub fn safetensors() -> Vec<Vec<u8>> {
         json!({"__metadata__": {"format": "pt"}, "w": entry("F32", &[2, 2], 0, 16)}),
         json!({"a": entry("BF16", &[], 0, 2), "b": entry("F8_E4M3", &[3, 0], 2, 2), "c": entry("I64", &[1], 2, 10)}),
         json!({"spiece_model": entry("U8", &[5], 0, 5), "x.encoder.block.0.layer.0.SelfAttention.q.weight": entry("F16", &[1, 1], 5, 7)}),
+        json!({"a.weight": entry("F8_E4M3", &[2, 2], 0, 4), "a.scale_weight": entry("F32", &[], 4, 8),
+            "a.comfy_quant": entry("U8", &[3], 8, 11), "scaled_fp8": entry("F8_E4M3", &[1], 11, 12)}),
         encoder("", 2, true),
         encoder("text_encoders.t5xxl.transformer.", 1, false),
         wan(),
@@ -107,6 +110,69 @@ pub fn safetensors() -> Vec<Vec<u8>> {
         seeds.push(input(2, index.len(), &[&index]));
     }
     seeds
+}
+
+/// A whole encoder with a tokenizer, one with blocks, and files without a model.
+pub fn gguf() -> Vec<Vec<u8>> {
+    let encoder = |architecture: &str, kind: u32, width: usize, block: usize| {
+        let mut file = Gguf::new(architecture)
+            .with(&format!("{architecture}.block_count"), Meta::U32(1))
+            .with(
+                &format!("{architecture}.attention.key_length"),
+                Meta::U64(2),
+            )
+            .with(
+                &format!("{architecture}.attention.layer_norm_rms_epsilon"),
+                Meta::F32(1e-6),
+            );
+        let mut add = |name: &str, shape: &[usize]| {
+            // Rows of one block.
+            let (kind, n) = match shape.last() {
+                Some(&n) if n == width => (kind, shape.iter().product::<usize>() / width * block),
+                _ => (0, 4 * shape.iter().product::<usize>()),
+            };
+            let name = format!("{name}.weight");
+            file = std::mem::take(&mut file).tensor(&name, kind, shape, vec![1; n]);
+        };
+        add("token_embd", &[3, width]);
+        add("enc.output_norm", &[width]);
+        for name in ["q", "k", "v", "o"] {
+            add(&format!("enc.blk.0.attn_{name}"), &[width, width]);
+        }
+        add("enc.blk.0.attn_rel_b", &[4, 1]);
+        for name in ["attn_norm", "ffn_norm"] {
+            add(&format!("enc.blk.0.{name}"), &[width]);
+        }
+        for name in ["gate", "up", "down"] {
+            add(&format!("enc.blk.0.ffn_{name}"), &[width, width]);
+        }
+        file
+    };
+    let tokens = ["<pad>", "</s>", "<unk>", "a", "[PAD4]"].map(str::to_owned);
+    let plain = encoder("t5encoder", 0, 2, 8)
+        .with("tokenizer.ggml.model", Meta::Text("t5".into()))
+        .with("tokenizer.ggml.tokens", Meta::Texts(tokens.to_vec()))
+        .with("tokenizer.ggml.scores", Meta::Floats(vec![-1.0; 5]))
+        .with("tokenizer.ggml.token_type", Meta::Ints(vec![3, 3, 2, 1, 5]))
+        .with(
+            "tokenizer.ggml.precompiled_charsmap",
+            Meta::Bytes(Vec::new()),
+        )
+        .with("tokenizer.ggml.add_eos_token", Meta::Bool(true));
+    [
+        plain,
+        Gguf {
+            alignment: 8,
+            ..encoder("t5", 8, 32, 34).with("general.alignment", Meta::U32(8))
+        },
+        Gguf::new("t5"),
+        Gguf {
+            version: 2,
+            ..Gguf::new("llama")
+        },
+    ]
+    .map(|file| file.bytes())
+    .to_vec()
 }
 
 /// The header of a whole encoder with extents of 1 and 4.

@@ -1,11 +1,11 @@
-//! Safetensors files and indexes of shards.
+//! Safetensors files, indexes of shards, and GGUF files.
 
 use std::collections::BTreeMap;
 
 use quintic::Result;
 use quintic::checkpoint::{Checkpoint, OpenOptions, TensorSource, infer_shape};
 use quintic::config::T5Config;
-use quintic::fuzzing::{open_safetensors, open_sharded};
+use quintic::fuzzing::{open_gguf, open_safetensors, open_sharded};
 use quintic::model::EncoderWeights;
 
 /// Bytes in front of the JSON: one that chooses, a length.
@@ -62,6 +62,17 @@ fn whole_file(file: Vec<u8>) {
         ..OpenOptions::default()
     };
     let no_tensors = theirs.as_ref().is_ok_and(BTreeMap::is_empty);
+    // Scales of weights are checked and are not listed among the tensors.
+    let has = |part: &str| {
+        file.windows(part.len())
+            .any(|bytes| bytes == part.as_bytes())
+    };
+    if has("scale") || has("comfy_quant") || has("_quantization_metadata") || has("\\u") {
+        if let Ok(checkpoint) = open_safetensors(file, &OpenOptions::default()) {
+            everything(&checkpoint);
+        }
+        return;
+    }
     match (open_safetensors(file.clone(), &options), theirs) {
         (Ok(checkpoint), Ok(theirs)) => {
             assert!(checkpoint.names().eq(theirs.keys().map(String::as_str)));
@@ -86,6 +97,23 @@ fn whole_file(file: Vec<u8>) {
     }
 }
 
+/// A whole file: under the names that it has, and as a model with a config and a tokenizer.
+pub fn gguf(input: &[u8]) {
+    let own_names = OpenOptions {
+        prefix: Some(String::new()),
+        ..OpenOptions::default()
+    };
+    for options in [own_names, OpenOptions::default()] {
+        let Ok(checkpoint) = open_gguf(input.to_vec(), &options) else {
+            continue;
+        };
+        everything(&checkpoint);
+        let _ = checkpoint.warnings();
+        let _ = checkpoint.tokenizer();
+        let _ = quintic::config_of(&checkpoint);
+    }
+}
+
 /// Takes every tensor, and reads the shape and the weights of the encoder that may be there.
 fn everything(checkpoint: &Checkpoint) {
     for name in checkpoint.names() {
@@ -93,6 +121,10 @@ fn everything(checkpoint: &Checkpoint) {
         if let Ok(tensor) = checkpoint.take(name) {
             assert_eq!(tensor.shape(), entry.shape());
             assert_eq!(tensor.bytes().len() as u64, entry.n_bytes());
+            if tensor.dtype().is_float() && tensor.n_elements() > 0 {
+                let mut last = [0.0];
+                tensor.read_f32(tensor.n_elements() - 1, &mut last);
+            }
         }
     }
     let _ = checkpoint.embedded_tokenizer();

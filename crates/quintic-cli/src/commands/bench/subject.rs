@@ -291,12 +291,12 @@ impl TakeTensor for Counting<'_> {
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.source.take(name, shape)?;
         let is_product = shape.len() == 2 && !name.contains("_bias.");
-        let size = match (self.kept, is_product) {
-            (Kept::Halved, true) => 2,
-            _ => tensor.dtype().size_bytes(),
+        let kept = match (self.kept, is_product) {
+            (Kept::Halved, true) if !tensor.dtype().is_quantized() => 2 * tensor.n_elements(),
+            _ => tensor.bytes().len(),
         };
         if self.taken.insert(name.to_owned()) {
-            self.count(name, (tensor.n_elements() * size) as u64);
+            self.count(name, kept as u64);
         }
         Ok(tensor)
     }

@@ -3,7 +3,8 @@
 //! Weights are packed once, at load, straight from the memory map and part by part, so that
 //! never more than one matrix stands in memory twice; the pages that were read are given
 //! back. What is left of the file is the embedding table, of which a pass reads single rows.
-//! Weights that were packed before ([`crate::packed`]) stay in their map.
+//! Weights that were packed before ([`crate::packed`]) stay in their map, and so do quantised ones
+//! ([`DType::is_quantized`]): a product expands them piece by piece. Only in f16 they are packed.
 
 mod attention;
 mod cache;
@@ -11,8 +12,8 @@ mod cache;
 use std::sync::Arc;
 
 use quintic_kernels::{
-    self as kernels, Bytes, Element, Isa, Kernels, Operand, PackedMatrix, PackedShape, Parts,
-    Plain, Precision, RelativeBias, Storage, Stream,
+    self as kernels, Bytes, Element, Encoding, Fp8, Isa, Kernels, Operand, PackedMatrix,
+    PackedShape, Parts, Plain, Precision, RelativeBias, Storage, StoredMatrix, StoredParts, Stream,
 };
 
 use super::choose::{log_sums, top};
@@ -154,6 +155,31 @@ impl Cpu {
         operand
     }
 
+    /// Uses quantised weights where they are: packing would make them larger.
+    fn stored(&self, weights: Weights, gain: Option<&Tensor>) -> PackedMatrix {
+        let of = |tensor: Tensor| StoredMatrix {
+            encoding: encoding(&tensor),
+            rows: tensor.shape()[0],
+            bytes: Arc::new(Stored(tensor)),
+        };
+        let (depth, parts) = match weights {
+            Weights::Stacked(parts) => (
+                parts[0].shape()[1],
+                StoredParts::Stacked(parts.into_iter().map(of).collect()),
+            ),
+            Weights::Gated { gate, up } => (
+                gate.shape()[1],
+                StoredParts::Gated {
+                    gate: of(gate),
+                    up: of(up),
+                },
+            ),
+            Weights::Packed(packed) => panic!("{} is packed already", packed.bytes.name()),
+        };
+        let rounds = self.precision == Precision::Bf16;
+        PackedMatrix::stored(parts, depth, gain.map(Tensor::to_f32), rounds)
+    }
+
     /// Uses packed weights where they are.
     fn adopt(&self, packed: PackedWeights) -> Result<PackedMatrix> {
         let place = format!("tensor `{}`", packed.bytes.name());
@@ -197,7 +223,7 @@ impl Cpu {
     }
 }
 
-/// Packed weights in a file.
+/// Weights in a file, packed or not.
 struct Stored(Tensor);
 
 impl Bytes for Stored {
@@ -211,6 +237,23 @@ fn element(tensor: &Tensor) -> Element {
         DType::F32 => Element::F32,
         DType::F16 => Element::F16,
         DType::BF16 => Element::Bf16,
+        other => panic!("a weight of type {other}"),
+    }
+}
+
+fn encoding(tensor: &Tensor) -> Encoding {
+    let fp8 = |kind: Fp8| Encoding::Fp8 {
+        kind,
+        scale: tensor.scale(),
+        nan_as_zero: tensor.reads_nan_as_zero(),
+    };
+    match tensor.dtype() {
+        DType::F32 => Encoding::F32,
+        DType::F16 => Encoding::F16,
+        DType::BF16 => Encoding::Bf16,
+        DType::F8E4M3 => fp8(Fp8::E4M3),
+        DType::F8E5M2 => fp8(Fp8::E5M2),
+        DType::Blocks(kind) => Encoding::Blocks(kind),
         other => panic!("a weight of type {other}"),
     }
 }
@@ -306,7 +349,10 @@ impl Backend for Cpu {
             assert!(gain.is_none(), "packed weights have their gain folded");
             return self.adopt(packed);
         }
-        self.pack(&weights, gain.as_ref())
+        if weights.is_quantized() && self.compute.dtype != ComputeType::F16 {
+            return Ok(self.stored(weights, gain.as_ref()));
+        }
+        self.pack(&weights.widened(), gain.as_ref())
     }
 
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Bias> {

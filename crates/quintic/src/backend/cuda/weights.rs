@@ -56,6 +56,11 @@ fn element(tensor: &Tensor) -> Element {
 }
 
 pub(super) fn table(cuda: &Cuda, table: &Tensor) -> Result<Table> {
+    if table.dtype().is_quantized() {
+        let wide = self::table(cuda, &table.widened());
+        table.release();
+        return wide;
+    }
     let values = cuda.memory.upload(table.bytes()).map_err(failed)?;
     table.release();
     Ok(Table {
@@ -66,7 +71,8 @@ pub(super) fn table(cuda: &Cuda, table: &Tensor) -> Result<Table> {
 }
 
 pub(super) fn matrix(cuda: &Cuda, weights: Weights, gain: Option<Tensor>) -> Result<Matrix> {
-    let (parts, gated) = match weights {
+    // Kernels read floats of 16 and 32 bits: quantised weights become such on the way.
+    let (parts, gated) = match weights.widened() {
         Weights::Stacked(parts) => (parts, false),
         Weights::Gated { gate, up } => (vec![gate, up], true),
         Weights::Packed(packed) => {

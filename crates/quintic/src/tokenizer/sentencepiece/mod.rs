@@ -14,3 +14,4 @@ mod unigram;
 
 pub(crate) use model::{EncodedPiece, SentencePiece};
 pub(crate) use normalizer::{SPACE_SYMBOL, check_charsmap};
+pub(crate) use proto::{ModelProto, ModelType, NormalizerSpec, Piece, PieceKind, TrainerSpec};

@@ -41,7 +41,15 @@ impl SentencePiece {
     /// Everything that SentencePiece 0.2.3 refuses, damaged files of any kind, and model
     /// types other than unigram and BPE.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let proto = ModelProto::parse(bytes)?;
+        SentencePiece::from_model(ModelProto::parse(bytes)?)
+    }
+
+    /// The model of these parts.
+    ///
+    /// # Errors
+    ///
+    /// As [`SentencePiece::from_bytes`].
+    pub(crate) fn from_model(proto: ModelProto) -> Result<Self> {
         let (normal, reserved) = index_pieces(&proto.pieces)?;
         let unk_id = find_unknown(&proto.pieces)?;
         let byte_ids = match proto.trainer.byte_fallback {

@@ -17,6 +17,25 @@ pub(crate) enum PieceKind {
     Byte,
 }
 
+impl PieceKind {
+    /// The kind of the format's number, which GGUF files have, too.
+    pub(crate) fn of_number(number: u64) -> Result<Self> {
+        Ok(match number {
+            1 => PieceKind::Normal,
+            2 => PieceKind::Unknown,
+            3 => PieceKind::Control,
+            4 => PieceKind::UserDefined,
+            5 => PieceKind::Unused,
+            6 => PieceKind::Byte,
+            other => {
+                return Err(Error::tokenizer(format!(
+                    "piece type is {other}, expected 1 to 6"
+                )));
+            }
+        })
+    }
+}
+
 /// One entry of the vocabulary; its index is its id.
 #[derive(Clone, Debug)]
 pub(crate) struct Piece {
@@ -140,21 +159,7 @@ fn parse_piece(bytes: &[u8]) -> Result<Piece> {
             1 => piece.text = field.string()?,
             // `-0.0 + 0.0` is `0.0`: afterwards equal scores also have equal bits.
             2 => piece.score = field.float()? + 0.0,
-            3 => {
-                piece.kind = match field.varint()? {
-                    1 => PieceKind::Normal,
-                    2 => PieceKind::Unknown,
-                    3 => PieceKind::Control,
-                    4 => PieceKind::UserDefined,
-                    5 => PieceKind::Unused,
-                    6 => PieceKind::Byte,
-                    other => {
-                        return Err(Error::tokenizer(format!(
-                            "piece type is {other}, expected 1 to 6"
-                        )));
-                    }
-                }
-            }
+            3 => piece.kind = PieceKind::of_number(field.varint()?)?,
             _ => {}
         }
     }
