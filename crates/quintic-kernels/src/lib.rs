@@ -24,6 +24,9 @@ mod pack;
 mod pool;
 mod portable;
 mod product;
+mod quantised;
+#[cfg(test)]
+mod quantised_tests;
 mod rowwise;
 mod scores;
 mod table;
@@ -43,6 +46,7 @@ pub use memory::{ALIGNMENT, Buffer};
 pub use operand::Operand;
 pub use pack::{Bytes, Element, LAYOUT, PackedMatrix, PackedShape, Parts, Plain, Storage};
 pub use pool::Pool;
+pub use quantised::MAX_INT_DEPTH;
 pub use scores::{
     CausalMask, KeyMask, NoBias, NoMask, PairMask, PositionBias, RelativeBias, ScoreBias,
     ScoreMask, ScoresAt,

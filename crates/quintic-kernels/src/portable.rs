@@ -60,3 +60,5 @@ unsafe fn rows<const ROWS: usize>(block: &F32Block) {
 }
 
 crate::rowwise::instantiate!(false);
+
+crate::quantised::instantiate!();

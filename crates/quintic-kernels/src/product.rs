@@ -6,6 +6,9 @@
 //! panel stays in the first-level cache while rows pass by. Weights are read from memory once
 //! a block of rows, and each thread reads panels of its own.
 
+mod bytes;
+mod codes;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::Buffer;
@@ -16,7 +19,8 @@ use crate::pool::Pool;
 use crate::rowwise::{Finish, FinishBlock};
 use crate::table::Table;
 
-/// Depth of a block: a panel of it is 32 KiB, in f32 as in bf16. A whole number of chunks.
+/// Depth of a block: a panel of it is 32 KiB, in f32 as in bf16. A whole number of chunks, of codes
+/// too.
 ///
 /// Sums run over a block from zero and are then added to those of the blocks before, which
 /// both keeps the error of a long sum small and makes it independent of how rows are grouped.
@@ -81,6 +85,9 @@ pub(crate) fn product(
     if x.tokens == 0 {
         return;
     }
+    if shape.storage == Storage::Int8Dynamic {
+        return bytes::product(table, pool, scratch, x, w, finish);
+    }
     let plan = Plan::new(table, pool.threads(), x, w);
     pool.run(plan.n_tasks(), |task, worker| {
         let mut scratch = scratch_of(scratch, worker);
@@ -98,9 +105,13 @@ type Planes = &'static [(usize, usize)];
 fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
     Some(match (form, storage) {
         (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16) => None,
-        (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16) => Some(&[(0, 0)]),
+        // Codes are exact in bf16.
+        (Form::F32, Storage::Int8 | Storage::Int4) => None,
+        (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16 | Storage::Int8 | Storage::Int4) => {
+            Some(&[(0, 0)])
+        }
         // Small terms first. The product of two small parts is below f32's own error.
-        (Form::Split, Storage::Bf16) => Some(&[(1, 0), (0, 0)]),
+        (Form::Split, Storage::Bf16 | Storage::Int8 | Storage::Int4) => Some(&[(1, 0), (0, 0)]),
         (Form::Split, Storage::Bf16Split) => Some(&[(1, 0), (0, 1), (0, 0)]),
         _ => return None,
     })
@@ -108,7 +119,7 @@ fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
 
 /// Whether activations and weights of these types can be multiplied.
 pub(crate) fn has_product(form: Form, storage: Storage) -> bool {
-    planes(form, storage).is_some()
+    storage == Storage::Int8Dynamic || planes(form, storage).is_some()
 }
 
 struct Plan<'a> {
@@ -180,9 +191,13 @@ impl<'a> Plan<'a> {
 
         // A kernel may write whole blocks of rows.
         let tile = self.block_rows.next_multiple_of(32) * PANEL;
-        let room = scratch.f32(F32_DEPTH * PANEL + panels * tile);
+        let expanded = match shape.storage.is_quantised() {
+            true => codes::ROOM,
+            false => F32_DEPTH * PANEL,
+        };
+        let room = scratch.f32(expanded + panels * tile);
         // SAFETY: the room was just made; `wide` is in front of `sums`.
-        let (wide, sums) = unsafe { (room, room.add(F32_DEPTH * PANEL)) };
+        let (wide, sums) = unsafe { (room, room.add(expanded)) };
 
         let (depth, step) = match self.planes {
             Some(_) => (shape.depth.next_multiple_of(CHUNK), BF16_DEPTH),
@@ -239,6 +254,10 @@ impl<'a> Plan<'a> {
     /// As [`Plan::run`].
     unsafe fn f32_block(&self, block: &BlockOf<'_>) {
         let panel = self.w.panel(block.panel, 0);
+        // SAFETY: by the caller's word.
+        if unsafe { self.few_f32(block) } {
+            return;
+        }
         if let Some(micro) = self.narrow(block) {
             // SAFETY: rows and `k` are inside the operand and the panel, rows inside the tile of
             // sums; so few rows are one call's.
@@ -262,6 +281,7 @@ impl<'a> Plan<'a> {
         let b = unsafe {
             match self.w.shape().storage {
                 Storage::F32 => panel.as_ptr().cast::<f32>().add(block.k * PANEL),
+                storage if storage.is_quantised() => self.expand_f32(block),
                 storage => {
                     let n = PANEL
                         * if storage == Storage::F16 {
@@ -309,12 +329,22 @@ impl<'a> Plan<'a> {
         let Some(micro) = self.table.bf16 else {
             unreachable!("checked when the plan was made")
         };
+        // SAFETY: by the caller's word.
+        if unsafe { self.few_bf16(block) } {
+            return;
+        }
+        let expanded = match self.w.shape().storage.is_quantised() {
+            // SAFETY: as above.
+            true => Some(unsafe { self.expand_bf16(block) }),
+            false => None,
+        };
         let mut next = self.next_block(block);
         for row in (0..block.rows).step_by(self.micro_rows) {
             next.fetch();
             for (term, &(x_plane, w_plane)) in planes.iter().enumerate() {
                 let at = self.x.stride.at(block.first_row + row, block.k);
                 let b = self.w.panel(block.panel, w_plane).as_ptr().cast::<u16>();
+                let b = expanded.unwrap_or(b.wrapping_add(block.k * PANEL));
                 // SAFETY: as in `f32_block`; operands have whole tiles of rows and chunks.
                 unsafe {
                     (micro.run)(&Bf16Block {
@@ -322,7 +352,7 @@ impl<'a> Plan<'a> {
                         a_row: self.x.stride.row,
                         a_group: self.x.stride.group,
                         a_chunk: self.x.stride.chunk,
-                        b: b.add(block.k * PANEL),
+                        b,
                         chunks: block.step / CHUNK,
                         c: block.sums.add(row * PANEL),
                         c_row: PANEL,
@@ -357,11 +387,16 @@ impl Plan<'_> {
     unsafe fn finish(&self, block: &BlockOf<'_>, row: usize) {
         let Some(finish) = block.finish else { return };
         let shape = self.w.shape();
+        let rows = self.micro_rows.min(block.rows - row);
         // SAFETY: by the caller's word; the row is inside the tile of sums.
         unsafe {
+            let sums = block.sums.add(row * PANEL);
+            if let Some(factors) = self.w.factors(block.panel) {
+                (self.table.quantised.scale_columns)(sums, rows, factors);
+            }
             (self.table.rows.finish)(&FinishBlock {
-                sums: block.sums.add(row * PANEL),
-                rows: self.micro_rows.min(block.rows - row),
+                sums,
+                rows,
                 token: block.first_row + row,
                 column: block.panel * shape.panel_columns(),
                 columns: shape.columns,
@@ -374,18 +409,17 @@ impl Plan<'_> {
     fn next_block(&self, block: &BlockOf<'_>) -> Ahead {
         let shape = self.w.shape();
         let calls = block.rows.div_ceil(self.micro_rows);
-        if calls < FETCH_CALLS || block.next.0 >= shape.panels() {
+        if block.next.0 >= shape.panels() {
             return Ahead::nothing();
         }
         let panel = self.w.panel(block.next.0, 0);
         let row_bytes = PANEL * if shape.storage == Storage::F32 { 4 } else { 2 };
-        let start = (block.next.1 * row_bytes).min(panel.len());
-        let n_bytes = (block.step * row_bytes).min(panel.len() - start);
-        Ahead {
-            at: panel[start..].as_ptr(),
-            lines: n_bytes.div_ceil(64),
-            a_call: n_bytes.div_ceil(64).div_ceil(calls),
-        }
+        let bytes_to = |k: usize| match shape.storage.is_quantised() {
+            true => shape.storage.codes_bytes(k),
+            false => k * row_bytes,
+        };
+        let start = bytes_to(block.next.1).min(panel.len());
+        Ahead::of(&panel[start..], bytes_to(block.step), calls)
     }
 }
 
@@ -402,6 +436,19 @@ struct Ahead {
 }
 
 impl Ahead {
+    /// The first `n_bytes`, or as many as there are, over so many calls.
+    fn of(bytes: &[u8], n_bytes: usize, calls: usize) -> Self {
+        if calls < FETCH_CALLS {
+            return Ahead::nothing();
+        }
+        let lines = n_bytes.min(bytes.len()).div_ceil(64);
+        Ahead {
+            at: bytes.as_ptr(),
+            lines,
+            a_call: lines.div_ceil(calls),
+        }
+    }
+
     fn nothing() -> Self {
         Ahead {
             at: std::ptr::null(),
