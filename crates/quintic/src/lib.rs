@@ -56,6 +56,7 @@ pub mod synthetic;
 mod tensor;
 mod text_encoder;
 pub mod tokenizer;
+mod weight_type;
 
 pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
@@ -68,6 +69,7 @@ pub use text_encoder::{
     config_of,
 };
 pub use tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
+pub use weight_type::{Keep, ProductKind, WeightType};
 
 /// The README's Rust code is compiled with the tests.
 #[cfg(doctest)]

@@ -70,6 +70,8 @@ fn report(args: &ConvertArgs, cpu: &Cpu, written: &Written, seconds: f64) -> Res
         "dtype": dtype,
         "matmul_precision": cpu.compute().matmul_precision.name(),
         "fold_norm_gains": cpu.compute().fold_norm_gains,
+        "weights": cpu.compute().weights.name(),
+        "keep": cpu.compute().keep.names(),
         "packed_bytes": written.packed_bytes,
         "files": files,
         "seconds": seconds,
