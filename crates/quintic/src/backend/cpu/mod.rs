@@ -514,4 +514,6 @@ impl Backend for Cpu {
 }
 
 #[cfg(test)]
+mod integer_tests;
+#[cfg(test)]
 mod tests;
