@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use quintic::backend::Pool;
 use quintic::batch::PadRows;
-use quintic::{ComputeChoice, ComputeType, DType, MatmulPrecision, Result};
+use quintic::{ComputeChoice, ComputeType, DType, Keep, MatmulPrecision, Result, WeightType};
 
 /// Runs T5-family models: hidden states, generated text, scores.
 #[derive(Debug, Parser)]
@@ -112,12 +112,21 @@ pub(crate) struct ComputeArgs {
     /// Multiply the norms' gains into the products behind them at load.
     #[arg(long)]
     pub(crate) fold_norm_gains: bool,
+    /// Keep the weights of products as integers: of 8 bits, of 4 bits, or of 8 bits with what flows
+    /// in rounded to 8 bits too. Less memory and less precise; off unless asked for.
+    #[arg(long, value_parser = ["int8", "int4", "w8a8"])]
+    pub(crate) weights: Option<String>,
+    /// Products whose weights are not kept so: qkv, o, wi, wo, head, or none; by default what was
+    /// found to need it (`wo,head` for w8a8).
+    #[arg(long, value_name = "A,B,..", requires = "weights")]
+    pub(crate) keep: Option<String>,
 }
 
 impl ComputeArgs {
     /// # Errors
     ///
-    /// As [`ComputeType::parse`] and [`MatmulPrecision::parse`].
+    /// As [`ComputeType::parse`], [`MatmulPrecision::parse`], [`WeightType::parse`] and
+    /// [`Keep::parse`].
     pub(crate) fn choice(&self) -> Result<ComputeChoice> {
         let precision = self.matmul_precision.as_deref();
         Ok(ComputeChoice {
@@ -125,6 +134,8 @@ impl ComputeArgs {
             matmul_precision: precision.map(MatmulPrecision::parse).transpose()?,
             threads: self.threads,
             fold_norm_gains: self.fold_norm_gains.then_some(true),
+            weights: self.weights.as_deref().map(WeightType::parse).transpose()?,
+            keep: self.keep.as_deref().map(Keep::parse).transpose()?,
         })
     }
 }
@@ -484,6 +495,12 @@ pub(crate) struct ConvertArgs {
     /// Multiply the norms' gains into the packed products behind them.
     #[arg(long, conflicts_with = "to")]
     pub(crate) fold_norm_gains: bool,
+    /// Pack weights as integers, as `--weights` of other commands keeps them.
+    #[arg(long, value_parser = ["int8", "int4", "w8a8"], conflicts_with = "to")]
+    pub(crate) weights: Option<String>,
+    /// Products that are not packed so: qkv, o, wi, wo, head, or none.
+    #[arg(long, value_name = "A,B,..", requires = "weights")]
+    pub(crate) keep: Option<String>,
     /// Threads that pack; by default as many as there are cores.
     #[arg(long, value_name = "N", conflicts_with = "to")]
     pub(crate) threads: Option<NonZeroUsize>,

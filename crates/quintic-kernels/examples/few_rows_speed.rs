@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use quintic_kernels::{Element, Epilogue, Isa, Kernels, Parts, Plain, Precision, Stream};
+use quintic_kernels::{Element, Epilogue, Isa, Kernels, Parts, Plain, Precision, Storage, Stream};
 
 const DEPTH: usize = 768;
 const REPEATS: usize = 7;
@@ -18,13 +18,27 @@ fn main() {
     let isa = Isa::choose().expect("QUINTIC_ISA names an instruction set that is there");
     let kernels = Kernels::new(isa, threads).expect("an available instruction set");
     println!("{isa}, {threads} threads; GB/s of weights by rows");
+    let mut kinds = Vec::new();
     for (precision, element) in [
         (Precision::Bf16, Element::Bf16),
         (Precision::F32, Element::Bf16),
         (Precision::F32, Element::F32),
     ] {
+        kinds.push((precision, element, kernels.storage(precision, element)));
+    }
+    for (precision, storage) in [
+        (Precision::Bf16, Storage::Int8),
+        (Precision::Bf16, Storage::Int4),
+        (Precision::F32, Storage::Int8),
+        (Precision::F32, Storage::Int4),
+        (Precision::F32, Storage::Int8Dynamic),
+    ] {
+        kinds.push((precision, Element::Bf16, storage));
+    }
+    for (precision, element, storage) in kinds {
         for (from, mebibytes) in [("cache ", threads as f64 * 0.375), ("memory", 240.0)] {
-            print!("{precision:?} over {element:?} from {from}:");
+            print!("{precision:?} over {} from {from}:", storage.name());
+            // As many weights as fill so much memory in bf16, whose panels have a size to compare.
             let columns = (mebibytes * f64::from(1 << 20)) as usize / (DEPTH * element.size());
             let bytes = vec![0u8; columns * DEPTH * element.size()];
             let plain = [Plain {
@@ -32,12 +46,12 @@ fn main() {
                 bytes: &bytes,
                 rows: columns,
             }];
-            let storage = kernels.storage(precision, element);
             let w = kernels.pack(Parts::Stacked(&plain), DEPTH, storage, None);
             for rows in [1, 2, 3, 4, 5, 6, 8, 10, 12, 13, 14, 16, 28] {
                 let x = kernels.operand(precision, rows, DEPTH);
                 let mut out = Stream::zeroed(rows, columns);
-                let runs = (200e6 / bytes.len() as f64).ceil() as usize;
+                let n_bytes = w.shape().n_bytes() as f64;
+                let runs = (100e6 / n_bytes).ceil() as usize;
                 let mut best = f64::INFINITY;
                 for _ in 0..REPEATS {
                     let started = Instant::now();
@@ -46,7 +60,7 @@ fn main() {
                     }
                     best = best.min(started.elapsed().as_secs_f64() / runs as f64);
                 }
-                print!(" {rows}: {:.1}", bytes.len() as f64 / best / 1e9);
+                print!(" {rows}: {:.1}", n_bytes / best / 1e9);
             }
             println!();
         }

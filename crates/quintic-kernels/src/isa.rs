@@ -18,7 +18,7 @@ pub enum Isa {
     Avx512,
     /// `Avx512` and the bf16 dot product (AVX512_BF16).
     Avx512Bf16,
-    /// `Avx512Bf16` and the tile unit (AMX-TILE, AMX-BF16), with the system's permission.
+    /// `Avx512Bf16` and the tile unit (AMX-TILE, AMX-BF16, AMX-INT8), with the system's permission.
     Amx,
 }
 
@@ -194,7 +194,7 @@ mod tests {
         let avx2 = listed(&["avx2", "fma", "f16c"]);
         let avx512 = avx2 && listed(&["avx512f", "avx512bw", "avx512dq", "avx512vl"]);
         let avx512bf16 = avx512 && listed(&["avx512_bf16"]);
-        let amx = avx512bf16 && listed(&["amx_tile", "amx_bf16"]);
+        let amx = avx512bf16 && listed(&["amx_tile", "amx_bf16", "amx_int8"]);
         let expected = [true, avx2, avx512, avx512bf16, amx];
         assert_eq!(Isa::ALL.map(Isa::is_available), expected);
     }

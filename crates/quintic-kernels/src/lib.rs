@@ -25,6 +25,9 @@ mod pack;
 mod pool;
 mod portable;
 mod product;
+mod quantised;
+#[cfg(test)]
+mod quantised_tests;
 mod rows;
 #[cfg(test)]
 mod rows_tests;
@@ -48,6 +51,7 @@ pub use memory::{ALIGNMENT, Buffer};
 pub use operand::Operand;
 pub use pack::{Bytes, Element, LAYOUT, PackedMatrix, PackedShape, Parts, Plain, Storage};
 pub use pool::Pool;
+pub use quantised::MAX_INT_DEPTH;
 pub use rows::{Encoding, StoredMatrix, StoredParts};
 pub use scores::{
     CausalMask, KeyMask, NoBias, NoMask, PairMask, PositionBias, RelativeBias, ScoreBias,

@@ -240,6 +240,42 @@ impl Operand {
         })
     }
 
+    /// A row, where it stands in f32.
+    pub(crate) fn row_f32(&self, token: usize) -> Option<&[f32]> {
+        assert!(token < self.tokens);
+        (self.form == Form::F32).then(|| {
+            // SAFETY: the row exists, just checked, and every element is initialised.
+            unsafe {
+                let row = self.as_f32().add(self.stride.at(token, 0));
+                std::slice::from_raw_parts(row, self.columns)
+            }
+        })
+    }
+
+    /// Reads a row.
+    pub(crate) fn read_row(&self, token: usize, out: &mut [f32]) {
+        assert!(token < self.tokens && out.len() == self.columns);
+        if let Some(row) = self.row_f32(token) {
+            return out.copy_from_slice(row);
+        }
+        for (chunk, out) in out.chunks_mut(CHUNK).enumerate() {
+            let at = self.stride.at(token, chunk * CHUNK);
+            // SAFETY: whole chunks exist, and every element is initialised.
+            unsafe {
+                let high = std::slice::from_raw_parts(self.as_bf16(0).add(at), out.len());
+                for (out, &bits) in out.iter_mut().zip(high) {
+                    *out = from_bf16(bits);
+                }
+                if self.form == Form::Split {
+                    let low = std::slice::from_raw_parts(self.as_bf16(1).add(at), out.len());
+                    for (out, &bits) in out.iter_mut().zip(low) {
+                        *out += from_bf16(bits);
+                    }
+                }
+            }
+        }
+    }
+
     /// One value.
     ///
     /// # Panics

@@ -7,6 +7,7 @@ use crate::math::{split_bf16, to_bf16};
 use crate::memory::{Buffer, Shared};
 use crate::micro::{CHUNK, PANEL};
 use crate::pool::Pool;
+use crate::quantised;
 use crate::rows::{Rows, StoredParts};
 
 /// Version of the order below; stored packed weights carry it.
@@ -29,6 +30,13 @@ pub enum Storage {
     /// Not packed: rows stay as they are in a file, see [`PackedMatrix::stored`]. They have no
     /// panels, so none of the sizes here count them.
     Rows,
+    /// 8-bit integers with a factor a column, see [`quantised`](crate::quantised).
+    Int8,
+    /// As `Int8`; what flows into the product is rounded to 8-bit integers too, with a factor a row.
+    Int8Dynamic,
+    /// 4-bit integers, each group of 32 `k` of a column with a whole factor and the column with
+    /// one more.
+    Int4,
 }
 
 impl Storage {
@@ -41,7 +49,24 @@ impl Storage {
             Storage::Bf16 => chunked * PANEL * 2,
             Storage::Bf16Split => chunked * PANEL * 4,
             Storage::Rows => 0,
+            Storage::Int8 | Storage::Int8Dynamic | Storage::Int4 => {
+                self.codes_bytes(depth) + quantised::FACTORS
+            }
         }
+    }
+
+    /// Bytes of a panel's codes up to depth `k`.
+    pub(crate) fn codes_bytes(self, k: usize) -> usize {
+        k.div_ceil(quantised::CHUNK)
+            * match self {
+                Storage::Int4 => quantised::INT4_CHUNK,
+                _ => quantised::INT8_CHUNK,
+            }
+    }
+
+    /// Whether weights are codes with a factor a column.
+    pub(crate) fn is_quantised(self) -> bool {
+        matches!(self, Storage::Int8 | Storage::Int8Dynamic | Storage::Int4)
     }
 
     /// A name such as `bf16`.
@@ -52,6 +77,9 @@ impl Storage {
             Storage::Bf16 => "bf16",
             Storage::Bf16Split => "bf16-split",
             Storage::Rows => "rows",
+            Storage::Int8 => "int8",
+            Storage::Int8Dynamic => "int8-dynamic",
+            Storage::Int4 => "int4",
         }
     }
 
@@ -62,6 +90,9 @@ impl Storage {
             Storage::F16,
             Storage::Bf16,
             Storage::Bf16Split,
+            Storage::Int8,
+            Storage::Int8Dynamic,
+            Storage::Int4,
         ]
         .into_iter()
         .find(|storage| storage.name() == name)
@@ -168,7 +199,8 @@ impl PackedMatrix {
     /// # Numerics
     ///
     /// Weights are rounded once to the storage's type, after the multiplication by the gain in
-    /// f32; a type that holds them exactly changes nothing.
+    /// f32; a type that holds them exactly changes nothing. What integers round to stands in
+    /// [`quantised`](crate::quantised).
     ///
     /// # Panics
     ///
@@ -267,10 +299,10 @@ impl PackedMatrix {
     /// [`ALIGNMENT`](crate::ALIGNMENT): what is wrong, in words.
     pub fn from_packed(shape: PackedShape, bytes: Arc<dyn Bytes>) -> Result<Self, String> {
         let found = bytes.bytes();
-        // No weight takes less than a byte: a shape that claims more is not worth counting,
+        // No weight takes less than half a byte: a shape that claims more is not worth counting,
         // and counting it might overflow.
         let n_weights = shape.columns.checked_mul(shape.depth);
-        if n_weights.is_none_or(|n| n.max(shape.columns).max(shape.depth) > found.len()) {
+        if n_weights.is_none_or(|n| n.max(shape.columns).max(shape.depth) / 2 > found.len()) {
             return Err(format!(
                 "packed weights have {} bytes, too few for {} x {} in {}",
                 found.len(),
@@ -324,6 +356,18 @@ impl PackedMatrix {
             Storage::Bf16Split => &bytes[plane * all / 2..(plane + 1) * all / 2],
             _ => bytes,
         }
+    }
+
+    /// The factors of a panel's columns, if its weights are codes.
+    pub(crate) fn factors(&self, panel: usize) -> Option<&[f32; PANEL]> {
+        if !self.shape.storage.is_quantised() {
+            return None;
+        }
+        let bytes = self.panel(panel, 0);
+        let factors = &bytes[bytes.len() - quantised::FACTORS..];
+        // SAFETY: 32 values of 4 bytes, at a multiple of 64 from an aligned start; every pattern
+        // is an f32. Panels are little endian, as the machine is.
+        Some(unsafe { &*factors.as_ptr().cast() })
     }
 }
 
@@ -427,6 +471,8 @@ fn write_column(storage: Storage, panel: &mut [u8], column: usize, weights: &[f3
             write_pairs(high, column, weights, |weight| split_bf16(weight).0);
             write_pairs(low, column, weights, |weight| split_bf16(weight).1);
         }
+        Storage::Int8 | Storage::Int8Dynamic => quantised::write_int8(panel, column, weights),
+        Storage::Int4 => quantised::write_int4(panel, column, weights),
     }
 }
 

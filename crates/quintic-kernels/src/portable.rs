@@ -61,3 +61,5 @@ unsafe fn rows<const ROWS: usize>(block: &F32Block) {
 
 crate::rowwise::instantiate!(false);
 crate::rows::instantiate!(crate::rows::Plain);
+
+crate::quantised::instantiate!();

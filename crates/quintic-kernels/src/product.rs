@@ -6,6 +6,9 @@
 //! panel stays in the first-level cache while rows pass by. Weights are read from memory once
 //! a block of rows, and each thread reads panels of its own.
 
+mod bytes;
+mod codes;
+
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::{Buffer, Shared};
@@ -17,7 +20,8 @@ use crate::rows::Piece;
 use crate::rowwise::{Finish, FinishBlock};
 use crate::table::Table;
 
-/// Depth of a block: a panel of it is 32 KiB, in f32 as in bf16. A whole number of chunks.
+/// Depth of a block: a panel of it is 32 KiB, in f32 as in bf16. A whole number of chunks, of codes
+/// too.
 ///
 /// Sums run over a block from zero and are then added to those of the blocks before, which
 /// both keeps the error of a long sum small and makes it independent of how rows are grouped.
@@ -93,6 +97,9 @@ pub(crate) fn product(
     if x.tokens == 0 {
         return;
     }
+    if shape.storage == Storage::Int8Dynamic {
+        return bytes::product(table, pool, scratch, x, w, finish);
+    }
     let plan = Plan::new(table, pool.threads(), x, w);
     pool.run(plan.n_tasks(), |task, worker| {
         let mut scratch = scratch_of(scratch, worker);
@@ -120,6 +127,12 @@ pub(crate) struct Section<'a> {
     /// `[rows, columns]`.
     pub(crate) values: &'a [f32],
     pub(crate) columns: usize,
+}
+
+/// Whether [`product_in_sections`] multiplies with such weights; it does with all but those that
+/// meet activations in integers.
+pub(crate) fn has_sections(w: &PackedMatrix) -> bool {
+    w.shape().storage != Storage::Int8Dynamic
 }
 
 /// `scale * x w^T`, section by section: each is handed to `take` while it is in a near cache, and then
@@ -191,9 +204,14 @@ type Planes = &'static [(usize, usize)];
 fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
     Some(match (form, storage) {
         (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16 | Storage::Rows) => None,
-        (Form::Bf16 | Form::Bf16Tiles, Storage::Bf16 | Storage::Rows) => Some(&[(0, 0)]),
+        // Codes are exact in bf16.
+        (Form::F32, Storage::Int8 | Storage::Int4) => None,
+        (
+            Form::Bf16 | Form::Bf16Tiles,
+            Storage::Bf16 | Storage::Rows | Storage::Int8 | Storage::Int4,
+        ) => Some(&[(0, 0)]),
         // Small terms first. The product of two small parts is below f32's own error.
-        (Form::Split, Storage::Bf16) => Some(&[(1, 0), (0, 0)]),
+        (Form::Split, Storage::Bf16 | Storage::Int8 | Storage::Int4) => Some(&[(1, 0), (0, 0)]),
         (Form::Split, Storage::Bf16Split | Storage::Rows) => Some(&[(1, 0), (0, 1), (0, 0)]),
         _ => return None,
     })
@@ -201,7 +219,7 @@ fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
 
 /// Whether activations and weights of these types can be multiplied.
 pub(crate) fn has_product(form: Form, storage: Storage) -> bool {
-    planes(form, storage).is_some()
+    storage == Storage::Int8Dynamic || planes(form, storage).is_some()
 }
 
 struct Plan<'a> {
@@ -273,7 +291,10 @@ impl<'a> Plan<'a> {
 
         // A kernel may write whole blocks of rows.
         let tile = self.block_rows.next_multiple_of(32) * PANEL;
-        let n_wide = self.wide_room();
+        let n_wide = match shape.storage.is_quantised() {
+            true => codes::ROOM,
+            false => self.wide_room(),
+        };
         let room = scratch.f32(n_wide + panels * tile);
         // SAFETY: the room was just made; `wide` is in front of `sums`.
         let (wide, sums) = unsafe { (room, room.add(n_wide)) };
@@ -333,6 +354,10 @@ impl<'a> Plan<'a> {
     /// As [`Plan::run`].
     unsafe fn f32_block(&self, block: &BlockOf<'_>) {
         let panel = self.w.panel(block.panel, 0);
+        // SAFETY: by the caller's word.
+        if unsafe { self.few_f32(block) } {
+            return;
+        }
         if let Some(micro) = self.narrow(block) {
             // SAFETY: rows and `k` are inside the operand and the panel, rows inside the tile of
             // sums; so few rows are one call's.
@@ -357,9 +382,10 @@ impl<'a> Plan<'a> {
             match self.w.shape().storage {
                 Storage::F32 => panel.as_ptr().cast::<f32>().add(block.k * PANEL),
                 Storage::Rows => {
-                    self.expand(block);
+                    self.expand_rows(block);
                     block.wide.cast_const()
                 }
+                storage if storage.is_quantised() => self.expand_f32(block),
                 storage => {
                     let n = PANEL
                         * if storage == Storage::F16 {
@@ -407,11 +433,22 @@ impl<'a> Plan<'a> {
         let Some(micro) = self.table.bf16 else {
             unreachable!("checked when the plan was made")
         };
-        let expanded = self.w.rows().is_some();
-        if expanded {
-            // SAFETY: by the caller's word.
-            unsafe { self.expand(block) };
+        // SAFETY: by the caller's word.
+        if unsafe { self.few_bf16(block) } {
+            return;
         }
+        // Where the planes of an expanded block begin, and how far apart they are.
+        // SAFETY: as above.
+        let expanded = unsafe {
+            match self.w.shape().storage {
+                Storage::Rows => {
+                    self.expand_rows(block);
+                    Some((block.wide.cast::<u16>().cast_const(), BF16_DEPTH * PANEL))
+                }
+                storage if storage.is_quantised() => Some((self.expand_bf16(block), 0)),
+                _ => None,
+            }
+        };
         let mut next = self.next_block(block);
         for row in (0..block.rows).step_by(self.micro_rows) {
             next.fetch();
@@ -420,10 +457,10 @@ impl<'a> Plan<'a> {
                 // SAFETY: `k` is inside the panel; planes are inside the room for expanded ones.
                 let b = unsafe {
                     match expanded {
-                        true => block.wide.cast::<u16>().add(w_plane * BF16_DEPTH * PANEL),
-                        false => {
+                        Some((start, plane)) => start.add(w_plane * plane),
+                        None => {
                             let panel = self.w.panel(block.panel, w_plane).as_ptr();
-                            panel.cast::<u16>().cast_mut().add(block.k * PANEL)
+                            panel.cast::<u16>().add(block.k * PANEL)
                         }
                     }
                 };
@@ -467,7 +504,7 @@ impl Plan<'_> {
     /// # Safety
     ///
     /// As [`Plan::run`].
-    unsafe fn expand(&self, block: &BlockOf<'_>) {
+    unsafe fn expand_rows(&self, block: &BlockOf<'_>) {
         let Some(rows) = self.w.rows() else {
             unreachable!("weights that are packed")
         };
@@ -513,11 +550,16 @@ impl Plan<'_> {
     unsafe fn finish(&self, block: &BlockOf<'_>, row: usize) {
         let Some(finish) = block.finish else { return };
         let shape = self.w.shape();
+        let rows = self.micro_rows.min(block.rows - row);
         // SAFETY: by the caller's word; the row is inside the tile of sums.
         unsafe {
+            let sums = block.sums.add(row * PANEL);
+            if let Some(factors) = self.w.factors(block.panel) {
+                (self.table.quantised.scale_columns)(sums, rows, factors);
+            }
             (self.table.rows.finish)(&FinishBlock {
-                sums: block.sums.add(row * PANEL),
-                rows: self.micro_rows.min(block.rows - row),
+                sums,
+                rows,
                 token: block.first_row + row,
                 column: block.panel * shape.panel_columns(),
                 columns: shape.columns,
@@ -530,18 +572,17 @@ impl Plan<'_> {
     fn next_block(&self, block: &BlockOf<'_>) -> Ahead {
         let shape = self.w.shape();
         let calls = block.rows.div_ceil(self.micro_rows);
-        if calls < FETCH_CALLS || block.next.0 >= shape.panels() || self.w.rows().is_some() {
+        if block.next.0 >= shape.panels() || self.w.rows().is_some() {
             return Ahead::nothing();
         }
         let panel = self.w.panel(block.next.0, 0);
         let row_bytes = PANEL * if shape.storage == Storage::F32 { 4 } else { 2 };
-        let start = (block.next.1 * row_bytes).min(panel.len());
-        let n_bytes = (block.step * row_bytes).min(panel.len() - start);
-        Ahead {
-            at: panel[start..].as_ptr(),
-            lines: n_bytes.div_ceil(64),
-            a_call: n_bytes.div_ceil(64).div_ceil(calls),
-        }
+        let bytes_to = |k: usize| match shape.storage.is_quantised() {
+            true => shape.storage.codes_bytes(k),
+            false => k * row_bytes,
+        };
+        let start = bytes_to(block.next.1).min(panel.len());
+        Ahead::of(&panel[start..], bytes_to(block.step), calls)
     }
 }
 
@@ -558,6 +599,19 @@ struct Ahead {
 }
 
 impl Ahead {
+    /// The first `n_bytes`, or as many as there are, over so many calls.
+    fn of(bytes: &[u8], n_bytes: usize, calls: usize) -> Self {
+        if calls < FETCH_CALLS {
+            return Ahead::nothing();
+        }
+        let lines = n_bytes.min(bytes.len()).div_ceil(64);
+        Ahead {
+            at: bytes.as_ptr(),
+            lines,
+            a_call: lines.div_ceil(calls),
+        }
+    }
+
     fn nothing() -> Self {
         Ahead {
             at: std::ptr::null(),

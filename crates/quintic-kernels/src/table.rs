@@ -1,8 +1,9 @@
 //! The functions of one instruction set, side by side.
 
 use crate::Isa;
-use crate::micro::{MicroBf16, MicroF32};
+use crate::micro::{Bf16Block, F32Block, MicroBf16, MicroF32};
 use crate::operand::Form;
+use crate::quantised::{FewRows, MICRO_PLAIN, MicroInt8, Quantised};
 use crate::rows::Expand;
 use crate::rowwise::Rowwise;
 
@@ -20,6 +21,12 @@ pub(crate) struct Table {
     pub(crate) rows: Rowwise,
     /// Expands weights that stay as they are in a file.
     pub(crate) expand: Expand,
+    pub(crate) int8: MicroInt8,
+    pub(crate) quantised: Quantised,
+    /// Few rows of f32 with codes.
+    pub(crate) few_f32: Option<FewRows<F32Block<u8>>>,
+    /// Few rows of bf16, row after row, with codes.
+    pub(crate) few_bf16: Option<FewRows<Bf16Block>>,
 }
 
 impl Table {
@@ -33,14 +40,25 @@ impl Table {
             splits: false,
             rows: crate::portable::ROWWISE,
             expand: crate::portable::EXPAND,
+            int8: MICRO_PLAIN,
+            quantised: crate::portable::QUANTISED,
+            few_f32: None,
+            few_bf16: None,
         };
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::x86::{amx, avx2, avx512, avx512_rows};
+            use crate::x86::{amx, avx2, avx2_int8, avx512, avx512_int8, avx512_rows};
             let with_avx512 = Table {
                 f32: avx512::MICRO_F32,
                 rows: avx512_rows::ROWWISE,
                 expand: avx512::EXPAND,
+                // Not every CPU with AVX-512 has it. The sums are the same.
+                int8: match is_x86_feature_detected!("avx512vnni") {
+                    true => avx512_int8::MICRO_VNNI,
+                    false => avx2_int8::MICRO,
+                },
+                quantised: avx512_int8::QUANTISED,
+                few_f32: Some(avx512_int8::FEW_F32),
                 ..portable
             };
             match isa {
@@ -49,16 +67,20 @@ impl Table {
                     f32: avx2::MICRO_F32,
                     rows: avx2::ROWWISE,
                     expand: avx2::EXPAND,
+                    int8: avx2_int8::MICRO,
+                    quantised: avx2_int8::QUANTISED,
                     ..portable
                 },
                 Isa::Avx512 => with_avx512,
                 Isa::Avx512Bf16 => Table {
                     f32: avx512::MICRO_F32_UNFETCHED,
                     bf16: Some(avx512::MICRO_BF16),
+                    few_bf16: Some(avx512_int8::FEW_BF16),
                     ..with_avx512
                 },
                 Isa::Amx => Table {
                     bf16: Some(amx::MICRO),
+                    int8: amx::MICRO_INT8,
                     bf16_form: Form::Bf16Tiles,
                     // A tile product does as much as sixteen multiply-adds in its time.
                     splits: true,

@@ -29,9 +29,9 @@ pub(crate) fn for_each_isa(test: impl Fn(&Kernels)) {
     }
 }
 
-const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Split, Precision::Bf16];
+pub(crate) const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Split, Precision::Bf16];
 
-fn fill(operand: &mut Operand, seed: usize) {
+pub(crate) fn fill(operand: &mut Operand, seed: usize) {
     let mut next = noise(seed);
     for token in 0..operand.tokens() {
         for column in 0..operand.columns() {
@@ -101,7 +101,7 @@ impl Weight {
                     let high = half::bf16::from_f32(value);
                     high.to_f64() + half::bf16::from_f32(value - high.to_f32()).to_f64()
                 }
-                Storage::Rows => panic!("has tests of its own"),
+                _ => panic!("{} is not a rounding of single values", storage.name()),
             })
             .collect()
     }
@@ -114,7 +114,7 @@ impl Weight {
 /// partial sums that are at most `sum |a b|`. AVX512_BF16 and AMX add two products of a pair
 /// in an order and with roundings of their own: one more for each pair. A split product sums
 /// two or three such, and leaves out the product of the small parts, 2^-16 of `|a b|`.
-fn dot(a: &[f64], b: &[f64], precision: Precision) -> (f64, f64) {
+pub(crate) fn dot(a: &[f64], b: &[f64], precision: Precision) -> (f64, f64) {
     let (sum, magnitude) = a
         .iter()
         .zip(b)
@@ -129,7 +129,7 @@ fn dot(a: &[f64], b: &[f64], precision: Precision) -> (f64, f64) {
     (sum, bound + 1e-30)
 }
 
-fn wide(operand: &Operand, token: usize) -> Vec<f64> {
+pub(crate) fn wide(operand: &Operand, token: usize) -> Vec<f64> {
     (0..operand.columns())
         .map(|column| f64::from(operand.get(token, column)))
         .collect()

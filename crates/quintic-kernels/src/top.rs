@@ -5,11 +5,11 @@
 use std::cmp::Ordering;
 use std::sync::{Mutex, PoisonError};
 
-use crate::Kernels;
 use crate::kernels::Stream;
 use crate::operand::Operand;
 use crate::pack::PackedMatrix;
-use crate::product::{SECTION, product_in_sections};
+use crate::product::{SECTION, has_sections, product_in_sections};
+use crate::{Epilogue, Kernels};
 
 /// Columns of a task: those of a section of a product, so that sums are the same either way.
 const COLUMNS: usize = SECTION;
@@ -59,7 +59,8 @@ impl Kernels {
         parts.merged(k)
     }
 
-    /// [`Kernels::top`] of `scale * x w^T`, which is not written out: bit for bit the same.
+    /// [`Kernels::top`] of `scale * x w^T`: bit for bit the same. The product is not written out, unless it is one
+    /// of integers.
     ///
     /// # Panics
     ///
@@ -71,6 +72,11 @@ impl Kernels {
         scale: f32,
         k: usize,
     ) -> Vec<Option<Top>> {
+        if !has_sections(w) {
+            let mut written = Stream::zeroed(x.tokens(), w.shape().columns);
+            self.linear(x, w, Epilogue::Scale(scale, &mut written));
+            return self.top(&written, k);
+        }
         let parts = Parts::new(x.tokens(), w.shape().columns);
         let (table, pool, scratch) = (&self.table, &self.pool, &self.scratch);
         product_in_sections(table, pool, scratch, x, w, scale, |section| {
@@ -207,7 +213,7 @@ fn merge(parts: &[Option<Part>], k: usize) -> Option<Top> {
 #[cfg(test)]
 mod tests {
     use crate::tests::{for_each_isa, noise};
-    use crate::{Element, Epilogue, Parts, Plain, Precision, Stream};
+    use crate::{Element, Epilogue, Parts, Plain, Precision, Storage, Stream};
 
     #[test]
     fn the_largest_of_rows_of_every_length() {
@@ -244,10 +250,13 @@ mod tests {
     fn products_that_are_not_written_out() {
         for_each_isa(|kernels| {
             let depth = 70;
-            for (precision, element) in [
-                (Precision::F32, Element::F32),
-                (Precision::F32, Element::Bf16),
-                (Precision::Bf16, Element::F32),
+            for (precision, element, integers) in [
+                (Precision::F32, Element::F32, None),
+                (Precision::F32, Element::Bf16, None),
+                (Precision::Bf16, Element::F32, None),
+                (Precision::F32, Element::F32, Some(Storage::Int8)),
+                (Precision::Bf16, Element::F32, Some(Storage::Int4)),
+                (Precision::Bf16, Element::F32, Some(Storage::Int8Dynamic)),
             ] {
                 for columns in [1, 31, 33, 767, 768, 769, 1600] {
                     let mut next = noise(columns);
@@ -262,7 +271,7 @@ mod tests {
                         bytes: &weights,
                         rows: columns,
                     }];
-                    let storage = kernels.storage(precision, element);
+                    let storage = integers.unwrap_or(kernels.storage(precision, element));
                     let w = kernels.pack(Parts::Stacked(&plain), depth, storage, None);
                     for rows in [0, 1, 2, 15, 64, 65, 150] {
                         let mut x = kernels.operand(precision, rows, depth);

@@ -90,6 +90,7 @@ impl Computing {
             matmul_precision: precision.map(MatmulPrecision::parse).transpose()?,
             threads: self.threads,
             fold_norm_gains: self.fold_norm_gains,
+            ..ComputeChoice::default()
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use crate::checkpoint::Packed;
+use crate::weight_type::{Keep, WeightType};
 use crate::{Error, Result};
 
 /// The type that weights are kept in and products are computed for.
@@ -47,6 +48,10 @@ pub struct Compute {
     /// Multiplies the gain of each RMSNorm into the product that follows it, once, at load.
     /// Changes rounding.
     pub fold_norm_gains: bool,
+    /// What is made of the weights of products.
+    pub weights: WeightType,
+    /// Products that `weights` leaves out; has no meaning for [`WeightType::AsStored`].
+    pub keep: Keep,
 }
 
 /// What is chosen of a [`Compute`]. What is left open is as the model was packed, if it was, and
@@ -61,6 +66,10 @@ pub struct ComputeChoice {
     pub threads: Option<NonZeroUsize>,
     /// Whether the norms' gains are multiplied into the products behind them.
     pub fold_norm_gains: Option<bool>,
+    /// What is made of the weights of products.
+    pub weights: Option<WeightType>,
+    /// Products that `weights` leaves out; by default [`WeightType::default_keep`].
+    pub keep: Option<Keep>,
 }
 
 impl From<Compute> for ComputeChoice {
@@ -70,6 +79,8 @@ impl From<Compute> for ComputeChoice {
             matmul_precision: Some(compute.matmul_precision),
             threads: compute.threads,
             fold_norm_gains: Some(compute.fold_norm_gains),
+            weights: Some(compute.weights),
+            keep: Some(compute.keep),
         }
     }
 }
@@ -82,11 +93,17 @@ impl ComputeChoice {
     /// As [`Packed::check`].
     pub fn resolve(&self, packed: Option<&Packed>) -> Result<Compute> {
         let open = packed.map_or_else(Compute::default, Packed::compute);
+        let weights = self.weights.unwrap_or(open.weights);
         let compute = Compute {
             dtype: self.dtype.unwrap_or(open.dtype),
             matmul_precision: self.matmul_precision.unwrap_or(open.matmul_precision),
             threads: self.threads,
             fold_norm_gains: self.fold_norm_gains.unwrap_or(open.fold_norm_gains),
+            weights,
+            keep: self.keep.unwrap_or(match weights == open.weights {
+                true => open.keep,
+                false => weights.default_keep(),
+            }),
         };
         packed.map_or(Ok(()), |packed| packed.check(&compute))?;
         Ok(compute)

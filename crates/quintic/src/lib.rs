@@ -58,6 +58,7 @@ mod tensor;
 mod text_encoder;
 pub mod tokenizer;
 pub mod verify;
+mod weight_type;
 
 pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
@@ -71,6 +72,7 @@ pub use text_encoder::{
     config_of,
 };
 pub use tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
+pub use weight_type::{Keep, ProductKind, WeightType};
 
 /// The README's Rust code is compiled with the tests.
 #[cfg(doctest)]

@@ -124,6 +124,8 @@ impl Plan {
             dtype: compute.dtype,
             matmul_precision: compute.matmul_precision,
             fold_norm_gains: compute.fold_norm_gains,
+            weights: compute.weights,
+            keep: compute.keep,
             matrices: BTreeMap::new(),
         };
         // Matrices first: they are whole lines of the cache, other tensors need not be.
@@ -136,7 +138,8 @@ impl Plan {
             let parts = weights.take_parts(&mut source, layer, cpu.folds_gains())?;
             for product in Product::ALL {
                 let part = parts.part(product);
-                let shape = cpu.packed_shape(&part.weights, part.gain.is_some());
+                let shape =
+                    cpu.packed_shape(Some(product.kind()), &part.weights, part.gain.is_some());
                 let name = product.name(layer);
                 matrices.push(TensorSpec::new(&name, DType::U8, &[shape.n_bytes()]));
                 let entry = PackedEntry {
@@ -187,7 +190,7 @@ impl Plan {
             }
             for product in Product::ALL {
                 let part = parts.part(product);
-                let matrix = cpu.pack(&part.weights, part.gain.as_ref())?;
+                let matrix = cpu.pack(Some(product.kind()), &part.weights, part.gain.as_ref())?;
                 file.append_bytes(self.places[&product.name(layer)], matrix.bytes())?;
             }
         }

@@ -611,7 +611,7 @@ pub(crate) fn with_backend<F: Build>(
         BackendKind::Cpu => build.build(Cpu::new(compute)?),
         BackendKind::Reference if *compute != Compute::default() => Err(Error::unsupported(
             "the reference backend computes in its one way only, but `dtype`, \
-             `matmul_precision`, `threads` or `fold_norm_gains` was chosen",
+             `matmul_precision`, `threads`, `fold_norm_gains`, `weights` or `keep` was chosen",
         )),
         BackendKind::Reference => build.build(Reference),
         BackendKind::Cuda(_) if compute.threads.is_some() => Err(Error::unsupported(

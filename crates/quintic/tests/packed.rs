@@ -15,8 +15,8 @@ use quintic::model::{Encoder, Product, TakeTensor};
 use quintic::output::safetensors::{SafetensorsWriter, TensorSpec};
 use quintic::synthetic::SyntheticWeights;
 use quintic::{
-    BackendKind, Compute, ComputeChoice, ComputeType, DType, Error, ErrorKind, LoadOptions,
-    MatmulPrecision, Pass, TextEncoder, packed,
+    BackendKind, Compute, ComputeChoice, ComputeType, DType, Error, ErrorKind, Keep, LoadOptions,
+    MatmulPrecision, Pass, ProductKind, TextEncoder, WeightType, packed,
 };
 use quintic_kernels::Isa;
 use serde_json::{Value, json};
@@ -175,6 +175,20 @@ fn computes() -> Vec<Compute> {
             });
         }
     }
+    for (weights, keep) in [
+        (WeightType::Int8, "none"),
+        (WeightType::Int4, "qkv"),
+        (WeightType::W8A8, "wo"),
+    ] {
+        for matmul_precision in [MatmulPrecision::Highest, MatmulPrecision::High] {
+            computes.push(Compute {
+                matmul_precision,
+                weights,
+                keep: Keep::parse(keep).unwrap(),
+                ..Compute::default()
+            });
+        }
+    }
     computes
 }
 
@@ -277,9 +291,55 @@ fn what_is_left_open_is_as_the_model_was_packed() {
         choice,
         "`fold_norm_gains` is `false`, but the model is packed for `true`",
     );
+    let choice = ComputeChoice {
+        weights: Some(WeightType::Int8),
+        ..ComputeChoice::default()
+    };
+    refused(
+        choice,
+        "`weights` is `int8`, but the model is packed for `as-stored`",
+    );
     // The encoder itself guards what would give other numbers.
     let error = states(Cpu::new(&bf16()).unwrap(), &model.open("packed")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Input, "{error}");
+}
+
+#[test]
+fn integers_are_part_of_what_a_model_is_packed_for() {
+    let model = Model::new("t5", "relu", DType::F32);
+    let compute = Compute {
+        weights: WeightType::W8A8,
+        keep: Keep::of(&[ProductKind::O]),
+        ..bf16()
+    };
+    model.pack(&Cpu::new(&compute).unwrap());
+    for choice in [ComputeChoice::default(), compute.into()] {
+        assert_eq!(*model.load(choice).unwrap().compute(), compute);
+    }
+    for (weights, keep, expected) in [
+        (Some(WeightType::AsStored), None, "`weights` is `as-stored`"),
+        (Some(WeightType::Int4), None, "`weights` is `int4`"),
+        (
+            None,
+            Some(Keep::default()),
+            "`keep` is `none`, but the model is packed for `o`",
+        ),
+    ] {
+        let choice = ComputeChoice {
+            weights,
+            keep,
+            ..ComputeChoice::default()
+        };
+        let error = model.load(choice).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Input, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+    for (name, value) in [("quintic.weights", "int3"), ("quintic.keep", "up")] {
+        let error = model.damaged(|header, _| header["__metadata__"][name] = json!(value));
+        assert_eq!(error.kind(), ErrorKind::Checkpoint, "{error}");
+        assert!(error.to_string().contains(name), "{error}");
+        assert!(error.to_string().contains(value), "{error}");
+    }
 }
 
 #[test]

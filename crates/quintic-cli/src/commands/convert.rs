@@ -7,7 +7,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use quintic::backend::cpu::Cpu;
 use quintic::convert::{self, GgufOptions, GgufWeights, SafetensorsOptions};
 use quintic::packed::{self, Written};
-use quintic::{BackendKind, ComputeChoice, ComputeType, DType, Error, MatmulPrecision, Result};
+use quintic::{
+    BackendKind, ComputeChoice, ComputeType, DType, Error, Keep, MatmulPrecision, Result,
+    WeightType,
+};
 use serde_json::json;
 
 use crate::args::{ConvertArgs, ModelFormat, TokenizerKind};
@@ -177,6 +180,8 @@ fn pack(args: &ConvertArgs, started: Instant) -> Result<()> {
         matmul_precision: precision.map(MatmulPrecision::parse).transpose()?,
         threads: args.threads,
         fold_norm_gains: args.fold_norm_gains.then_some(true),
+        weights: args.weights.as_deref().map(WeightType::parse).transpose()?,
+        keep: args.keep.as_deref().map(Keep::parse).transpose()?,
     };
     let checkpoint = model::open(&args.model.model, &args.model.files)?;
     let cpu = Cpu::new(&choice.resolve(None)?)?;
@@ -221,6 +226,8 @@ fn report(args: &ConvertArgs, cpu: &Cpu, written: &Written, seconds: f64) -> Res
         "dtype": dtype,
         "matmul_precision": cpu.compute().matmul_precision.name(),
         "fold_norm_gains": cpu.compute().fold_norm_gains,
+        "weights": cpu.compute().weights.name(),
+        "keep": cpu.compute().keep.names(),
         "packed_bytes": written.packed_bytes,
         "files": files,
         "seconds": seconds,

@@ -185,6 +185,8 @@ fn describe(packed: &Packed) -> Value {
         "dtype": packed.dtype.name(),
         "matmul_precision": packed.matmul_precision.name(),
         "fold_norm_gains": packed.fold_norm_gains,
+        "weights": packed.weights.name(),
+        "keep": packed.keep.names(),
         "matrices": counts.join(", "),
     })
 }

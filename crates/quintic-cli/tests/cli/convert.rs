@@ -25,6 +25,8 @@ fn a_packed_model_encodes_to_the_same_file() {
         &["--dtype", "bf16"][..],
         &["--dtype", "f16"],
         &["--matmul-precision", "medium", "--fold-norm-gains"],
+        &["--weights", "int8"],
+        &["--weights", "w8a8", "--keep", "o,wi"],
         &[],
     ] {
         let (model, ran) = packed(choice);
@@ -62,6 +64,35 @@ fn summaries_say_what_it_is_packed_for() {
     assert!(report.contains("panels-of-32/1"), "{report}");
     let report = run(&["inspect", &model.path("model")]).good().out;
     assert!(!report.contains("panels"), "{report}");
+}
+
+#[test]
+fn summaries_say_which_products_are_integers() {
+    let (model, ran) = packed(&["--weights", "int4", "--keep", "wo", "--json", "--quiet"]);
+    assert_eq!(ran.json()["weights"], "int4");
+    let report = run(&["inspect", &model.path("packed"), "--json"])
+        .good()
+        .json();
+    assert_eq!(report["packed"]["weights"], "int4");
+    assert_eq!(report["packed"]["keep"], "wo");
+    assert_eq!(report["packed"]["matrices"], "2 in f32, 6 in int4");
+    encode(&model, "packed", "b.npy", &["--weights", "int8"])
+        .fails(8, &["`weights` is `int8`", "packed for `int4`"]);
+    encode(&model, "model", "b.npy", &["--keep", "wo"]).fails(2, &["--weights"]);
+    encode(
+        &model,
+        "model",
+        "b.npy",
+        &["--weights", "int8", "--keep", "w"],
+    )
+    .fails(9, &["no product `w`"]);
+    encode(
+        &model,
+        "model",
+        "b.npy",
+        &["--weights", "int8", "--backend", "reference"],
+    )
+    .fails(9, &["reference backend", "`weights`"]);
 }
 
 #[test]

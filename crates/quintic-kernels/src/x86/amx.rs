@@ -1,4 +1,4 @@
-//! bf16 products in AMX tiles.
+//! Products of bf16 and of bytes in AMX tiles.
 //!
 //! A tile holds 16 rows of 64 bytes: 16 rows and one chunk of `a`, or half a chunk of `b`, or
 //! 16 by 16 sums. Up to 32 rows are two tiles of `a` by two of `b` with four tiles of sums,
@@ -22,12 +22,23 @@
 
 use std::arch::asm;
 
-use crate::micro::{Bf16Block, MicroBf16};
+use crate::micro::{Bf16Block, MicroBf16, PANEL};
+use crate::quantised::{Int8Block, MicroInt8};
 
 pub(crate) const MICRO: MicroBf16 = MicroBf16 {
     max_rows: 2 * TILE_ROWS,
     row_multiple: TILE_ROWS,
     run,
+    enter,
+    leave,
+};
+
+/// Bytes: the same tiles, in which a chunk is 64 `k`.
+pub(crate) const MICRO_INT8: MicroInt8 = MicroInt8 {
+    max_rows: 2 * TILE_ROWS,
+    row_multiple: TILE_ROWS,
+    offset: 0,
+    run: run_int8,
     enter,
     leave,
 };
@@ -127,13 +138,48 @@ unsafe fn run(block: &Bf16Block) {
     }
 }
 
+/// # Safety
+///
+/// As [`MicroInt8::run`]; AMX-TILE and AMX-INT8 are available, and this thread is between
+/// [`enter`] and [`leave`].
+unsafe fn run_int8(block: &Int8Block) {
+    debug_assert!((1..=MICRO_INT8.max_rows).contains(&block.rows));
+    debug_assert!(block.a_row.is_multiple_of(size_of::<u16>()));
+    // In units of two bytes; sums of integers are as wide as those of floats.
+    let a_row = block.a_row / size_of::<u16>();
+    let tiles = Bf16Block {
+        a: block.a.cast(),
+        a_row,
+        a_group: TILE_ROWS * a_row,
+        a_chunk: LINE / size_of::<u16>(),
+        b: block.b.cast(),
+        chunks: block.chunks,
+        c: block.c.cast(),
+        c_row: PANEL,
+        rows: block.rows,
+        accumulate: block.accumulate,
+    };
+    // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
+    unsafe {
+        if block.rows > TILE_ROWS {
+            two_by_two_int8(&tiles);
+        } else {
+            one_by_two_int8(&tiles);
+        }
+    }
+}
+
+/// The kernels, with the product of their elements: pairs of bf16 or quads of bytes, four bytes
+/// either way, so that nothing else differs.
+macro_rules! kernels {
+    ($product:literal, $two_by_two:ident, $one_by_two:ident) => {
 /// Sums: tiles 0 and 1 for the first 16 rows, 2 and 3 for the others. Tiles 4 and 5 are `a`,
 /// 6 and 7 are `b`.
 ///
 /// # Safety
 ///
 /// As [`run`], with memory for 32 rows.
-unsafe fn two_by_two(block: &Bf16Block) {
+unsafe fn $two_by_two(block: &Bf16Block) {
     let a_bytes = block.a.cast::<u8>();
     let c_bytes = block.c.cast::<u8>();
     let c_row = block.c_row * size_of::<f32>();
@@ -164,16 +210,16 @@ unsafe fn two_by_two(block: &Bf16Block) {
             "tileloadd tmm6, [{b} + {b_row}]",
             "tileloaddt1 tmm4, [{a0} + {a_row}]",
             "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
+            concat!($product, " tmm0, tmm4, tmm6"),
             "tileloaddt1 tmm5, [{a1} + {a_row}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
+            concat!($product, " tmm1, tmm4, tmm7"),
             "prefetcht1 byte ptr [{b} + {ahead}]",
             "prefetcht1 byte ptr [{b} + {ahead} + {b_half}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
+            concat!($product, " tmm2, tmm5, tmm6"),
             "add {a0}, {a_chunk}",
             "add {a1}, {a_chunk}",
             "add {b}, {b_chunk}",
-            "tdpbf16ps tmm3, tmm5, tmm7",
+            concat!($product, " tmm3, tmm5, tmm7"),
             "dec {chunks}",
             "jnz 4b",
             "5:",
@@ -209,7 +255,7 @@ unsafe fn two_by_two(block: &Bf16Block) {
 /// # Safety
 ///
 /// As [`run`], with memory for 16 rows.
-unsafe fn one_by_two(block: &Bf16Block) {
+unsafe fn $one_by_two(block: &Bf16Block) {
     // SAFETY: reads 16 rows of `a`, the chunks of `b` and, to accumulate, 16 rows of `c`, and
     // writes the latter; all of them exist by the caller's word. Every register and tile that
     // changes is named, and the block is taken to read and write any memory.
@@ -243,30 +289,30 @@ unsafe fn one_by_two(block: &Bf16Block) {
             "add {a}, {a_chunk}",
             "prefetcht1 byte ptr [{b} + {ahead}]",
             "prefetcht1 byte ptr [{b} + {ahead} + {b_half}]",
-            "tdpbf16ps tmm0, tmm2, tmm4",
-            "tdpbf16ps tmm1, tmm2, tmm5",
+            concat!($product, " tmm0, tmm2, tmm4"),
+            concat!($product, " tmm1, tmm2, tmm5"),
             "tileloadd tmm4, [{b} + {b_row} + {b_chunk}]",
             "tileloaddt1 tmm2, [{a} + {a_row}]",
             "tileloadd tmm5, [{b} + {b_row} + {b_chunk} + {b_half}]",
             "add {a}, {a_chunk}",
             "prefetcht1 byte ptr [{b} + {ahead} + {b_chunk}]",
             "prefetcht1 byte ptr [{b} + {ahead} + {b_chunk} + {b_half}]",
-            "tdpbf16ps tmm0, tmm3, tmm6",
-            "tdpbf16ps tmm1, tmm3, tmm7",
+            concat!($product, " tmm0, tmm3, tmm6"),
+            concat!($product, " tmm1, tmm3, tmm7"),
             "add {b}, 2 * {b_chunk}",
             "sub {chunks}, 2",
             "jae 4b",
             // None or one more, as -2 or -1 says.
             "5:",
-            "tdpbf16ps tmm0, tmm2, tmm4",
-            "tdpbf16ps tmm1, tmm2, tmm5",
+            concat!($product, " tmm0, tmm2, tmm4"),
+            concat!($product, " tmm1, tmm2, tmm5"),
             "test {chunks:l}, 1",
             "jz 6f",
             "tileloadd tmm6, [{b} + {b_row}]",
             "tileloaddt1 tmm3, [{a} + {a_row}]",
             "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
-            "tdpbf16ps tmm0, tmm3, tmm6",
-            "tdpbf16ps tmm1, tmm3, tmm7",
+            concat!($product, " tmm0, tmm3, tmm6"),
+            concat!($product, " tmm1, tmm3, tmm7"),
             "6:",
             "tilestored [{c} + {c_row}], tmm0",
             "tilestored [{c} + {c_row} + {line}], tmm1",
@@ -289,6 +335,11 @@ unsafe fn one_by_two(block: &Bf16Block) {
         );
     }
 }
+    };
+}
+
+kernels!("tdpbf16ps", two_by_two, one_by_two);
+kernels!("tdpbssd", two_by_two_int8, one_by_two_int8);
 
 /// Multiplies tiles of zeros `iterations` times, four products each into a sum of its own,
 /// without touching memory: what the tile unit does at most. An iteration is 4 * 16 * 16 * 32

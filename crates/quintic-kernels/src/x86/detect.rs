@@ -39,15 +39,15 @@ pub(crate) fn is_intel() -> bool {
     [name.ebx, name.edx, name.ecx].map(u32::to_le_bytes) == [*b"Genu", *b"ineI", *b"ntel"]
 }
 
-/// Whether the CPU has AMX-TILE and AMX-BF16, the system saves their state, and this process
+/// Whether the CPU has AMX-TILE, AMX-BF16 and AMX-INT8, the system saves their state, and this process
 /// may use them. The standard library cannot tell on a stable compiler.
 fn amx() -> bool {
     static AMX: OnceLock<bool> = OnceLock::new();
     *AMX.get_or_init(|| {
         // Leaf 7 exists wherever AVX2 does, which the caller has checked.
         let features = __cpuid_count(7, 0).edx;
-        let (bf16, tile) = (1 << 22, 1 << 24);
-        features & bf16 != 0 && features & tile != 0 && tiles_are_saved() && may_use_tiles()
+        let needed = 1 << 22 | 1 << 24 | 1 << 25;
+        features & needed == needed && tiles_are_saved() && may_use_tiles()
     })
 }
 

@@ -7,6 +7,7 @@ use super::{
 use crate::Result;
 use crate::batch::PackedBatch;
 use crate::tensor::Tensor;
+use crate::weight_type::ProductKind;
 
 /// The same attention, asked of the backend itself.
 fn of<'a, B: Backend>(attention: &Attention<'a, &B>) -> Attention<'a, B> {
@@ -69,6 +70,15 @@ impl<B: Backend> Backend for &B {
 
     fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<B::Matrix> {
         B::prepare_matrix(self, weights, gain)
+    }
+
+    fn prepare_product(
+        &self,
+        kind: ProductKind,
+        weights: Weights,
+        gain: Option<Tensor>,
+    ) -> Result<B::Matrix> {
+        B::prepare_product(self, kind, weights, gain)
     }
 
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<B::Bias> {

@@ -33,6 +33,7 @@ use crate::checkpoint::PackedEntry;
 use crate::compute::ComputeType;
 use crate::config::Activation;
 use crate::tensor::Tensor;
+use crate::weight_type::ProductKind;
 use crate::{Error, Result};
 
 pub use buckets::Buckets;
@@ -271,6 +272,22 @@ pub trait Backend: Send + Sync {
     /// Packed weights are used where they are. They fail if they are damaged or not in this
     /// backend's layout, and in a backend that has none; their gain is folded already.
     fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<Self::Matrix>;
+
+    /// [`Backend::prepare_matrix`] for a product of this kind, whose weights the backend may keep
+    /// in another type than those of others.
+    ///
+    /// # Errors
+    ///
+    /// As [`Backend::prepare_matrix`].
+    fn prepare_product(
+        &self,
+        kind: ProductKind,
+        weights: Weights,
+        gain: Option<Tensor>,
+    ) -> Result<Self::Matrix> {
+        let _ = kind;
+        self.prepare_matrix(weights, gain)
+    }
 
     /// Prepares a bias table `[buckets, n_heads]`: `bucket_of` maps `key - query` to its row.
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Self::Bias>;

@@ -1,6 +1,6 @@
 //! What a file of packed matrices says about itself.
 //!
-//! The `__metadata__` of such a file has six texts:
+//! The `__metadata__` of such a file has six texts, or eight if weights are integers:
 //!
 //! | name | value |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `quintic.layout` | how packed bytes are ordered, with a version |
 //! | `quintic.dtype`, `quintic.matmul_precision` | what products are computed for |
 //! | `quintic.fold_norm_gains` | whether the gains of the layers' norms are in the products: `true` or `false` |
+//! | `quintic.weights`, `quintic.keep` | what weights are kept as, `int8` for instance, and the products that are not |
 //! | `quintic.matrices` | JSON object: a packed tensor's name to `storage`, `columns`, `depth`, `gated` |
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
+use crate::weight_type::{Keep, WeightType};
 use crate::{Error, Result};
 
 /// Name of a file of packed matrices in a model folder.
@@ -33,6 +35,10 @@ pub struct Packed {
     pub matmul_precision: MatmulPrecision,
     /// Whether the gains of the layers' norms are in the products. Then they are not stored.
     pub fold_norm_gains: bool,
+    /// What weights are kept as.
+    pub weights: WeightType,
+    /// Products whose weights are not.
+    pub keep: Keep,
     /// Every packed matrix by its tensor's name.
     pub matrices: BTreeMap<String, PackedEntry>,
 }
@@ -78,6 +84,18 @@ impl Packed {
             text.parse()
                 .map_err(|_| format!("found `{text}`, expected `true` or `false`"))
         })?;
+        let weights = match metadata.contains_key("quintic.weights") {
+            true => field(metadata, "quintic.weights", |text| {
+                WeightType::parse(text).map_err(|error| error.message().to_owned())
+            })?,
+            false => WeightType::AsStored,
+        };
+        let keep = match weights {
+            WeightType::AsStored => Keep::default(),
+            _ => field(metadata, "quintic.keep", |text| {
+                Keep::parse(text).map_err(|error| error.message().to_owned())
+            })?,
+        };
         let matrices = field(metadata, "quintic.matrices", |text| {
             serde_json::from_str(text).map_err(|error| format!("not what was expected: {error}"))
         })?;
@@ -86,6 +104,8 @@ impl Packed {
             dtype,
             matmul_precision,
             fold_norm_gains,
+            weights,
+            keep,
             matrices,
         }))
     }
@@ -94,7 +114,7 @@ impl Packed {
     pub(crate) fn metadata(&self) -> Result<Vec<(&'static str, String)>> {
         let matrices = serde_json::to_string(&self.matrices)
             .map_err(|error| Error::checkpoint("cannot be written").source_error(error))?;
-        Ok(vec![
+        let mut texts = vec![
             ("format", "pt".to_owned()),
             ("quintic.packed", VERSION.to_owned()),
             ("quintic.layout", self.layout.clone()),
@@ -105,7 +125,12 @@ impl Packed {
             ),
             ("quintic.fold_norm_gains", self.fold_norm_gains.to_string()),
             ("quintic.matrices", matrices),
-        ])
+        ];
+        if self.weights != WeightType::AsStored {
+            texts.push(("quintic.weights", self.weights.name().to_owned()));
+            texts.push(("quintic.keep", self.keep.names()));
+        }
+        Ok(texts)
     }
 
     /// What the model is packed for.
@@ -115,6 +140,8 @@ impl Packed {
             matmul_precision: self.matmul_precision,
             threads: None,
             fold_norm_gains: self.fold_norm_gains,
+            weights: self.weights,
+            keep: self.keep,
         }
     }
 
@@ -129,6 +156,10 @@ impl Packed {
             ComputeType::F32 => precision.name(),
             _ => "",
         };
+        let (asked_keep, stored_keep) = match self.weights {
+            WeightType::AsStored => Default::default(),
+            _ => (compute.keep.names(), self.keep.names()),
+        };
         let folds = |folds: bool| if folds { "true" } else { "false" };
         for (name, asked, stored) in [
             ("dtype", compute.dtype.name(), self.dtype.name()),
@@ -142,6 +173,8 @@ impl Packed {
                 folds(compute.fold_norm_gains),
                 folds(self.fold_norm_gains),
             ),
+            ("weights", compute.weights.name(), self.weights.name()),
+            ("keep", &asked_keep, &stored_keep),
         ] {
             if asked != stored {
                 return Err(Error::input(format!(

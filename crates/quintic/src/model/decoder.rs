@@ -8,6 +8,7 @@ use crate::Result;
 use crate::backend::{Attention, Backend, Chosen, Epilogue, Keys, Visible};
 use crate::batch::Mask;
 use crate::config::T5Config;
+use crate::weight_type::ProductKind;
 
 /// A loaded decoder on some backend, which its methods are given: the one it was loaded for.
 pub struct Decoder<B: Backend> {
@@ -89,8 +90,11 @@ impl<B: Backend> Decoder<B> {
             final_norm,
             scale: head.scale,
             is_tied: head.is_tied,
-            head: backend
-                .prepare_matrix(crate::backend::Weights::Stacked(vec![head.weights]), None)?,
+            head: backend.prepare_product(
+                ProductKind::Head,
+                crate::backend::Weights::Stacked(vec![head.weights]),
+                None,
+            )?,
         })
     }
 
@@ -273,23 +277,23 @@ impl<B: Backend> Decoder<B> {
 
 impl<B: Backend> Layer<B> {
     fn prepare(backend: &B, config: &T5Config, parts: DecoderLayerParts) -> Result<Self> {
-        let matrix = |part: Part| backend.prepare_matrix(part.weights, part.gain);
+        let matrix = |kind, part: Part| backend.prepare_product(kind, part.weights, part.gain);
         let gain = |gain: Option<_>| gain.map(|gain| backend.prepare_gain(gain)).transpose();
         Ok(Layer {
             attention_norm: gain(parts.attention_norm)?,
-            qkv: matrix(parts.qkv)?,
-            output: matrix(parts.output)?,
+            qkv: matrix(ProductKind::Qkv, parts.qkv)?,
+            output: matrix(ProductKind::O, parts.output)?,
             bias: parts
                 .bias
                 .map(|bias| backend.prepare_bias(bias, config.decoder_buckets()))
                 .transpose()?,
             cross_norm: gain(parts.cross_norm)?,
-            cross_query: matrix(parts.cross_query)?,
-            cross_keys: matrix(parts.cross_keys)?,
-            cross_output: matrix(parts.cross_output)?,
+            cross_query: matrix(ProductKind::Qkv, parts.cross_query)?,
+            cross_keys: matrix(ProductKind::Qkv, parts.cross_keys)?,
+            cross_output: matrix(ProductKind::O, parts.cross_output)?,
             feed_forward_norm: gain(parts.feed_forward_norm)?,
-            feed_forward_in: matrix(parts.feed_forward_in)?,
-            feed_forward_out: matrix(parts.feed_forward_out)?,
+            feed_forward_in: matrix(ProductKind::Wi, parts.feed_forward_in)?,
+            feed_forward_out: matrix(ProductKind::Wo, parts.feed_forward_out)?,
         })
     }
 }

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::backend::{Attention, Backend, Epilogue, Keys, Pool, Visible};
 use crate::batch::PackedBatch;
 use crate::config::T5Config;
+use crate::weight_type::ProductKind;
 
 use super::TakeTensor;
 use super::pass::{Pass, go_on};
@@ -200,14 +201,14 @@ impl<B: Backend> Encoder<B> {
 
 impl<B: Backend> Layer<B> {
     fn prepare(backend: &B, config: &T5Config, parts: LayerParts) -> Result<Self> {
-        let matrix = |part: Part| backend.prepare_matrix(part.weights, part.gain);
+        let matrix = |kind, part: Part| backend.prepare_product(kind, part.weights, part.gain);
         Ok(Layer {
             attention_norm: parts
                 .attention_norm
                 .map(|gain| backend.prepare_gain(gain))
                 .transpose()?,
-            qkv: matrix(parts.qkv)?,
-            output: matrix(parts.output)?,
+            qkv: matrix(ProductKind::Qkv, parts.qkv)?,
+            output: matrix(ProductKind::O, parts.output)?,
             bias: parts
                 .bias
                 .map(|bias| backend.prepare_bias(bias, config.buckets()))
@@ -216,8 +217,8 @@ impl<B: Backend> Layer<B> {
                 .feed_forward_norm
                 .map(|gain| backend.prepare_gain(gain))
                 .transpose()?,
-            feed_forward_in: matrix(parts.feed_forward_in)?,
-            feed_forward_out: matrix(parts.feed_forward_out)?,
+            feed_forward_in: matrix(ProductKind::Wi, parts.feed_forward_in)?,
+            feed_forward_out: matrix(ProductKind::Wo, parts.feed_forward_out)?,
         })
     }
 }

@@ -4,6 +4,7 @@ use crate::backend::{PackedWeights, Weights};
 use crate::checkpoint::{Packed, TensorSource};
 use crate::config::{Family, T5Config};
 use crate::tensor::Tensor;
+use crate::weight_type::ProductKind;
 use crate::{Error, Result};
 
 /// Where a model takes its tensors from; a checkpoint, or a map in a test.
@@ -141,6 +142,16 @@ impl Product {
             Product::FeedForwardOut => "feed_forward_out",
         };
         format!("encoder.block.{layer}.{product}")
+    }
+
+    /// What it is to a backend.
+    pub fn kind(self) -> ProductKind {
+        match self {
+            Product::Qkv => ProductKind::Qkv,
+            Product::Output => ProductKind::O,
+            Product::FeedForwardIn => ProductKind::Wi,
+            Product::FeedForwardOut => ProductKind::Wo,
+        }
     }
 
     /// Columns of result and input, and whether it is gated.

@@ -25,6 +25,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::generate::{GenerateOptions, GenerationConfig};
 use crate::text_encoder::{BackendKind, RowsOptions, TextEncoder};
+use crate::weight_type::WeightType;
 use crate::{Decode, Error, Result, Seq2Seq, Sources};
 
 pub use self::distance::{Distance, cosine};
@@ -44,27 +45,42 @@ pub struct Way {
     pub name: &'static str,
     dtype: ComputeType,
     matmul_precision: MatmulPrecision,
+    weights: WeightType,
 }
 
 impl Way {
     /// Every way there is: the one list to add to.
-    pub const ALL: [Way; 5] = [
-        Way::new("f32", ComputeType::F32, MatmulPrecision::Highest),
-        Way::new("f32-high", ComputeType::F32, MatmulPrecision::High),
-        Way::new("f32-medium", ComputeType::F32, MatmulPrecision::Medium),
-        Way::new("bf16", ComputeType::Bf16, MatmulPrecision::Highest),
-        Way::new("f16", ComputeType::F16, MatmulPrecision::Highest),
+    pub const ALL: [Way; 8] = [
+        Way::new("f32", ComputeType::F32),
+        Way {
+            matmul_precision: MatmulPrecision::High,
+            ..Way::new("f32-high", ComputeType::F32)
+        },
+        Way {
+            matmul_precision: MatmulPrecision::Medium,
+            ..Way::new("f32-medium", ComputeType::F32)
+        },
+        Way::new("bf16", ComputeType::Bf16),
+        Way::new("f16", ComputeType::F16),
+        // What is not kept in integers is bf16.
+        Way::in_integers("int8", WeightType::Int8),
+        Way::in_integers("w8a8", WeightType::W8A8),
+        Way::in_integers("int4", WeightType::Int4),
     ];
 
-    const fn new(
-        name: &'static str,
-        dtype: ComputeType,
-        matmul_precision: MatmulPrecision,
-    ) -> Self {
+    const fn new(name: &'static str, dtype: ComputeType) -> Self {
         Way {
             name,
             dtype,
-            matmul_precision,
+            matmul_precision: MatmulPrecision::Highest,
+            weights: WeightType::AsStored,
+        }
+    }
+
+    const fn in_integers(name: &'static str, weights: WeightType) -> Self {
+        Way {
+            weights,
+            ..Way::new(name, ComputeType::Bf16)
         }
     }
 
@@ -99,6 +115,7 @@ impl Way {
         };
         let differs = |way: &Way| match (backend, way.matmul_precision) {
             (BackendKind::Reference, _) => way.compute() == Compute::default(),
+            (BackendKind::Cuda(_), _) if way.weights != WeightType::AsStored => false,
             (_, MatmulPrecision::Highest) => true,
             (_, MatmulPrecision::High) => splits,
             // Its products are those of bf16.
@@ -112,6 +129,8 @@ impl Way {
         Compute {
             dtype: self.dtype,
             matmul_precision: self.matmul_precision,
+            weights: self.weights,
+            keep: self.weights.default_keep(),
             ..Compute::default()
         }
     }
@@ -534,6 +553,6 @@ mod tests {
             .into_iter()
             .filter(|name| *name != "f32-high")
             .collect();
-        assert_eq!(names, ["f32", "bf16", "f16"]);
+        assert_eq!(names, ["f32", "bf16", "f16", "int8", "w8a8", "int4"]);
     }
 }

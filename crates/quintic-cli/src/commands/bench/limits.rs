@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use quintic::{Compute, ComputeType, Error, MatmulPrecision, Result};
+use quintic::{Compute, ComputeType, Error, MatmulPrecision, Result, WeightType};
 use quintic_kernels::Isa;
 use quintic_kernels::machine::{Effort, Pages, Rate, ReadBuffer, Unit};
 use serde_json::{Value, json};
@@ -13,6 +13,10 @@ use crate::sink::print;
 /// The unit that products run on, and how many of its products make one of ours; `None` if it
 /// is not measured.
 pub(super) fn unit(isa: Isa, compute: &Compute) -> Option<(Unit, f64)> {
+    // Most products are of bytes, whose peak is not measured.
+    if compute.weights == WeightType::W8A8 {
+        return None;
+    }
     match (compute.dtype, compute.matmul_precision) {
         (ComputeType::F32, MatmulPrecision::High) if isa == Isa::Amx => {
             Some((Unit::of_bf16(isa)?, 3.0))

@@ -8,8 +8,8 @@ use quintic::config::T5Config;
 use quintic::model::TakeTensor;
 use quintic::synthetic::{self, SyntheticWeights};
 use quintic::{
-    BackendKind, Compute, ComputeType, DType, Error, ErrorKind, MatmulPrecision, Result, Seq2Seq,
-    Tensor, TextEncoder, config_of,
+    BackendKind, Compute, ComputeType, DType, Error, ErrorKind, Keep, MatmulPrecision, ProductKind,
+    Result, Seq2Seq, Tensor, TextEncoder, WeightType, config_of,
 };
 
 use crate::args::{BenchArgs, TokenizerKind};
@@ -162,7 +162,7 @@ impl Subject {
                 }
                 _ => Kept::AsStored,
             };
-            let mut source = Counting::new(source, kept);
+            let mut source = Counting::new(source, kept, compute);
             let model = match half {
                 Half::Encoder => Model::Encoder(TextEncoder::from_source(
                     config.clone(),
@@ -232,6 +232,8 @@ enum Kept {
 struct Counting<'a> {
     source: &'a mut dyn TakeTensor,
     kept: Kept,
+    integers: WeightType,
+    keep: Keep,
     weights: WeightBytes,
     /// Of the embedding table, if it is the head.
     table: u64,
@@ -240,10 +242,12 @@ struct Counting<'a> {
 }
 
 impl<'a> Counting<'a> {
-    fn new(source: &'a mut dyn TakeTensor, kept: Kept) -> Self {
+    fn new(source: &'a mut dyn TakeTensor, kept: Kept, compute: &Compute) -> Self {
         Counting {
             source,
             kept,
+            integers: compute.weights,
+            keep: compute.keep,
             weights: WeightBytes::default(),
             table: 0,
             taken: HashSet::new(),
@@ -275,6 +279,28 @@ impl<'a> Counting<'a> {
     }
 }
 
+/// Bytes of so many weights in integers; factors of columns are too few to count.
+fn integer_bytes(weights: WeightType, n: u64) -> Option<u64> {
+    match weights {
+        WeightType::AsStored => None,
+        WeightType::Int8 | WeightType::W8A8 => Some(n),
+        // Half a byte each, and a multiplier for 32 of them.
+        WeightType::Int4 => Some(n / 2 + n / 32),
+    }
+}
+
+/// Which product a tensor of two dimensions belongs to; a table counts as the head that it may be.
+fn kind_of(name: &str) -> ProductKind {
+    let part = name.trim_end_matches(".weight");
+    match part.rsplit('.').next() {
+        Some("q" | "k" | "v") => ProductKind::Qkv,
+        Some("o") => ProductKind::O,
+        Some("wi" | "wi_0" | "wi_1") => ProductKind::Wi,
+        Some("wo") => ProductKind::Wo,
+        _ => ProductKind::Head,
+    }
+}
+
 const HEAD: &str = "lm_head.weight";
 const DECODER_TABLE: &str = "decoder.embed_tokens.weight";
 const ENCODER_NORM: &str = "encoder.final_layer_norm.weight";
@@ -291,12 +317,18 @@ impl TakeTensor for Counting<'_> {
     fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.source.take(name, shape)?;
         let is_product = shape.len() == 2 && !name.contains("_bias.");
-        let kept = match (self.kept, is_product) {
-            (Kept::Halved, true) if !tensor.dtype().is_quantized() => 2 * tensor.n_elements(),
-            _ => tensor.bytes().len(),
+        let n = tensor.n_elements() as u64;
+        let in_integers = match is_product && !self.keep.contains(kind_of(name)) {
+            true => integer_bytes(self.integers, n),
+            false => None,
+        };
+        let bytes = match (in_integers, self.kept, is_product) {
+            (Some(bytes), ..) => bytes,
+            (None, Kept::Halved, true) if !tensor.dtype().is_quantized() => 2 * n,
+            _ => tensor.bytes().len() as u64,
         };
         if self.taken.insert(name.to_owned()) {
-            self.count(name, kept as u64);
+            self.count(name, bytes);
         }
         Ok(tensor)
     }

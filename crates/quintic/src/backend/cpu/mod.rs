@@ -22,6 +22,7 @@ use super::{Attention, Backend, Buckets, Chosen, Epilogue, PackedWeights, Pool, 
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
 use crate::tensor::{DType, Tensor};
+use crate::weight_type::{ProductKind, WeightType};
 use crate::{Error, Result};
 
 pub use cache::KvCache;
@@ -80,8 +81,14 @@ impl Cpu {
         &self.compute
     }
 
-    /// What `prepare_matrix` makes of these weights. Their values are not read.
-    pub fn packed_shape(&self, weights: &Weights, is_folded: bool) -> PackedShape {
+    /// What `prepare_product` makes of these weights, or without a kind `prepare_matrix`. Their
+    /// values are not read.
+    pub fn packed_shape(
+        &self,
+        kind: Option<ProductKind>,
+        weights: &Weights,
+        is_folded: bool,
+    ) -> PackedShape {
         let (tensors, depth, gated) = match weights {
             Weights::Stacked(parts) => (parts.iter().collect(), parts[0].shape()[1], false),
             Weights::Gated { gate, up } => (vec![gate, up], gate.shape()[1], true),
@@ -89,14 +96,27 @@ impl Cpu {
         };
         let n_parts = if gated { 1 } else { tensors.len() };
         PackedShape {
-            storage: self.storage(&tensors, is_folded),
+            storage: (self.integers(kind)).unwrap_or_else(|| self.storage(&tensors, is_folded)),
             columns: tensors[..n_parts].iter().map(|part| part.shape()[0]).sum(),
             depth,
             gated,
         }
     }
 
-    /// How weights of these tensors are kept.
+    /// The integers that weights of this product are kept in, if they are.
+    fn integers(&self, kind: Option<ProductKind>) -> Option<Storage> {
+        if self.compute.keep.contains(kind?) {
+            return None;
+        }
+        match self.compute.weights {
+            WeightType::AsStored => None,
+            WeightType::Int8 => Some(Storage::Int8),
+            WeightType::Int4 => Some(Storage::Int4),
+            WeightType::W8A8 => Some(Storage::Int8Dynamic),
+        }
+    }
+
+    /// How weights of these tensors are kept, if not in integers.
     fn storage(&self, tensors: &[&Tensor], is_folded: bool) -> Storage {
         if self.compute.dtype == ComputeType::F16 {
             return Storage::F16;
@@ -118,9 +138,15 @@ impl Cpu {
     }
 
     /// Packs weights, and gives the pages that they were read from back.
-    pub(crate) fn pack(&self, weights: &Weights, gain: Option<&Tensor>) -> Result<PackedMatrix> {
+    pub(crate) fn pack(
+        &self,
+        kind: Option<ProductKind>,
+        weights: &Weights,
+        gain: Option<&Tensor>,
+    ) -> Result<PackedMatrix> {
         let gain = gain.map(Tensor::to_f32);
-        let shape = self.packed_shape(weights, gain.is_some());
+        let shape = self.packed_shape(kind, weights, gain.is_some());
+        check_depth(&shape)?;
         let tensors: Vec<&Tensor> = match weights {
             Weights::Gated { gate, up } => vec![gate, up],
             Weights::Stacked(parts) => parts.iter().collect(),
@@ -195,8 +221,8 @@ impl Cpu {
         let matrix = packed.matrix;
         let Some(storage) = Storage::from_name(&matrix.storage) else {
             return Err(Error::checkpoint(format!(
-                "unknown storage `{}` of packed weights, expected `f32`, `f16`, `bf16` or \
-                 `bf16-split`",
+                "unknown storage `{}` of packed weights, expected `f32`, `f16`, `bf16`, \
+                 `bf16-split`, `int8`, `int8-dynamic` or `int4`",
                 matrix.storage
             ))
             .at(place));
@@ -218,9 +244,23 @@ impl Cpu {
             depth: matrix.depth,
             gated: matrix.gated,
         };
+        check_depth(&shape).map_err(|error| error.at(&place))?;
         PackedMatrix::from_packed(shape, Arc::new(Stored(packed.bytes)))
             .map_err(|what| Error::checkpoint(what).at(place))
     }
+}
+
+/// Refuses products whose sums of integers could overflow.
+fn check_depth(shape: &PackedShape) -> Result<()> {
+    if shape.storage == Storage::Int8Dynamic && shape.depth > kernels::MAX_INT_DEPTH {
+        return Err(Error::unsupported(format!(
+            "a product sums {} terms, and sums of integers are exact for {} at most",
+            shape.depth,
+            kernels::MAX_INT_DEPTH
+        ))
+        .hint("keep that product out of `w8a8`"));
+    }
+    Ok(())
 }
 
 /// Weights in a file, packed or not.
@@ -326,10 +366,16 @@ impl Backend for Cpu {
     fn bytes_per_token(&self, widths: &Widths) -> u64 {
         let operands = widths.d_model + 4 * widths.inner + widths.d_ff;
         let streams = 3 * widths.d_model * size_of::<f32>();
+        // What flows into one product, a byte a value.
+        let codes = match self.compute.weights {
+            WeightType::W8A8 => widths.d_model.max(widths.inner).max(widths.d_ff),
+            _ => 0,
+        };
         (self
             .kernels
             .operand_bytes_per_token(self.precision, operands)
-            + streams) as u64
+            + streams
+            + codes) as u64
     }
 
     fn folds_gains(&self) -> bool {
@@ -352,7 +398,19 @@ impl Backend for Cpu {
         if weights.is_quantized() && self.compute.dtype != ComputeType::F16 {
             return Ok(self.stored(weights, gain.as_ref()));
         }
-        self.pack(&weights.widened(), gain.as_ref())
+        self.pack(None, &weights.widened(), gain.as_ref())
+    }
+
+    fn prepare_product(
+        &self,
+        kind: ProductKind,
+        weights: Weights,
+        gain: Option<Tensor>,
+    ) -> Result<PackedMatrix> {
+        match (&weights, self.integers(Some(kind))) {
+            (Weights::Packed(_), _) | (_, None) => self.prepare_matrix(weights, gain),
+            (_, Some(_)) => self.pack(Some(kind), &weights.widened(), gain.as_ref()),
+        }
     }
 
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Bias> {
@@ -508,5 +566,7 @@ impl Backend for Cpu {
     }
 }
 
+#[cfg(test)]
+mod integer_tests;
 #[cfg(test)]
 mod tests;

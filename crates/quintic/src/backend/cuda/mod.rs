@@ -42,6 +42,7 @@ use crate::batch::PackedBatch;
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
 use crate::tensor::Tensor;
+use crate::weight_type::WeightType;
 use crate::{Error, ErrorKind, Result};
 
 pub use attention::KvCache;
@@ -78,8 +79,16 @@ impl Cuda {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Device`] if its memory gives out.
+    /// [`ErrorKind::Device`] if its memory gives out; [`ErrorKind::Unsupported`] for weights in
+    /// integers.
     pub fn new(device: Arc<dyn Device>, compute: &Compute) -> Result<Self> {
+        if compute.weights != WeightType::AsStored {
+            return Err(Error::unsupported(format!(
+                "the cuda backend does not keep weights as `{}`",
+                compute.weights.name()
+            ))
+            .hint("only the cpu backend does"));
+        }
         let element = match (compute.dtype, compute.matmul_precision) {
             (ComputeType::Bf16, _) | (ComputeType::F32, MatmulPrecision::Medium) => Element::Bf16,
             (ComputeType::F16, _) => Element::F16,

@@ -1,0 +1,569 @@
+//! Weights as integers of 8 or 4 bits, and activations as integers of 8.
+//!
+//! # What is stored
+//!
+//! A column's weights are `factor * code` with a factor in f32 and codes of -127 to 127. A code of
+//! [`Storage::Int8`](crate::Storage::Int8) is a byte. One of [`Storage::Int4`](crate::Storage::Int4)
+//! is `multiplier * q`: `q` of -8 to 7 in four bits, and a multiplier of -15 to 15 in a byte for
+//! each group of 32 `k`. So four bits are a shorter way to write eight: they are expanded without
+//! rounding, and everything that reads codes reads both.
+//!
+//! Codes are exact in bf16, which has 8 bits of precision, and in f32. A product multiplies by
+//! codes, and the sum by the factor, once: no weight is rounded again.
+//!
+//! # Order
+//!
+//! A panel is chunks of 64 `k`, filled up with zeros, and the factors of its 32 columns behind
+//! them. A chunk of int8 is 2048 bytes: columns 0 to 15, then 16 to 31, and of either half 16
+//! quads of `k`, each with four adjacent codes for every column: the order that byte dot products
+//! of AVX-512 VNNI and of AMX read. A chunk of int4 is 1024 bytes, in which a byte has `q + 8` of
+//! a place in an even quad in its lower half and of the same place in the next quad in its upper
+//! half; then the multipliers: columns 0 to 15 for `k` below 32, for `k` from 32 on, then columns
+//! 16 to 31.
+
+use crate::micro::PANEL;
+
+/// Depth of a chunk.
+pub(crate) const CHUNK: usize = 64;
+
+/// Adjacent `k` of a column.
+pub(crate) const QUAD: usize = 4;
+
+/// `k` that share a multiplier.
+const GROUP: usize = 32;
+
+/// Bytes of a chunk of int8.
+pub(crate) const INT8_CHUNK: usize = CHUNK * PANEL;
+
+/// Bytes of a chunk's q, two a byte.
+pub(crate) const INT4_CODES: usize = INT8_CHUNK / 2;
+
+/// Bytes of a chunk of int4.
+pub(crate) const INT4_CHUNK: usize = INT4_CODES + CHUNK / GROUP * PANEL;
+
+/// Bytes of a panel's factors.
+pub(crate) const FACTORS: usize = PANEL * size_of::<f32>();
+
+/// Largest code.
+const LARGEST: f32 = 127.0;
+
+/// Most depth of a product whose sums are exact in i32: `2^17 * 127 * 127 < 2^31`.
+pub const MAX_INT_DEPTH: usize = 1 << 17;
+
+/// Columns of half a panel.
+const HALF: usize = PANEL / 2;
+
+/// Place of a code in the bytes of a panel's codes.
+fn place(k: usize, column: usize) -> usize {
+    let (chunk, within) = (k / CHUNK, k % CHUNK);
+    let line = (chunk * 2 + column / HALF) * (CHUNK / QUAD) + within / QUAD;
+    (line * HALF + column % HALF) * QUAD + within % QUAD
+}
+
+/// Adding and subtracting this rounds an f32 of less than 2^22 to a whole number, half to even.
+const ROUND: f32 = 12_582_912.0;
+
+/// The factor of a column or row whose largest magnitude has these bits, and what it is
+/// multiplied with to become codes. With a value that is not finite the factor is NaN, so that
+/// none of the column's results is. What is so small that its inverse is not finite becomes zeros.
+#[inline(always)]
+fn factors(largest_bits: u32) -> (f32, f32) {
+    let largest = f32::from_bits(largest_bits);
+    let inverse = LARGEST / largest;
+    if !largest.is_finite() {
+        (f32::NAN, 0.0)
+    } else if inverse.is_finite() {
+        (largest / LARGEST, inverse)
+    } else {
+        (0.0, 0.0)
+    }
+}
+
+/// Bits of the largest magnitude; those of NaN and infinity are above all others.
+#[inline(always)]
+fn largest_bits(values: &[f32]) -> u32 {
+    values
+        .iter()
+        .fold(0, |most, value| most.max(value.to_bits() & 0x7fff_ffff))
+}
+
+/// Writes a column of int8: the nearest codes to weights over the largest of them / 127.
+pub(crate) fn write_int8(panel: &mut [u8], column: usize, weights: &[f32]) {
+    let (factor, inverse) = factors(largest_bits(weights));
+    for (k, weight) in weights.iter().enumerate() {
+        panel[place(k, column)] = (weight * inverse).round_ties_even() as i8 as u8;
+    }
+    write_factor(panel, column, factor);
+}
+
+fn write_factor(panel: &mut [u8], column: usize, factor: f32) {
+    let at = panel.len() - FACTORS + column * size_of::<f32>();
+    panel[at..][..size_of::<f32>()].copy_from_slice(&factor.to_le_bytes());
+}
+
+/// Largest magnitudes of `q` and of a multiplier.
+const LARGEST_Q: f32 = 8.0;
+const LARGEST_MULTIPLIER: f32 = 15.0;
+
+/// Writes a column of int4. The factor lets the largest weight be `15 * -8` or `-15 * -8`; of
+/// each group the multiplier with the least squared error is taken.
+pub(crate) fn write_int4(panel: &mut [u8], column: usize, weights: &[f32]) {
+    let largest = f32::from_bits(largest_bits(weights));
+    let inverse = LARGEST_Q * LARGEST_MULTIPLIER / largest;
+    let (factor, inverse) = match (largest.is_finite(), inverse.is_finite()) {
+        (false, _) => (f32::NAN, 0.0),
+        (true, true) => (largest / (LARGEST_Q * LARGEST_MULTIPLIER), inverse),
+        (true, false) => (0.0, 0.0),
+    };
+    let depth = weights.len().next_multiple_of(CHUNK);
+    for first in (0..depth).step_by(GROUP) {
+        let mut group = [0.0f32; GROUP];
+        let weights = weights.get(first..).unwrap_or_default();
+        for (value, weight) in group.iter_mut().zip(weights) {
+            // A NaN times zero would be a NaN.
+            *value = if inverse == 0.0 {
+                0.0
+            } else {
+                weight * inverse
+            };
+        }
+        let multiplier = best_multiplier(&group);
+        let chunk = &mut panel[first / CHUNK * INT4_CHUNK..][..INT4_CHUNK];
+        let groups = CHUNK / GROUP;
+        let at =
+            INT4_CODES + (column / HALF * groups + first / GROUP % groups) * HALF + column % HALF;
+        chunk[at] = multiplier as i8 as u8;
+        for (k, value) in group.iter().enumerate() {
+            let q = (nearest_q(*value, 1.0 / multiplier) + LARGEST_Q) as u8;
+            let place = place(first % CHUNK + k, column);
+            // Two quads of a half, 64 bytes each, are the halves of 64 bytes.
+            let (line, within) = (place / (2 * LINE), place % (2 * LINE));
+            let (upper, within) = (within / LINE, within % LINE);
+            chunk[line * LINE + within] |= q << (4 * upper);
+        }
+    }
+    write_factor(panel, column, factor);
+}
+
+/// Bytes of a quad of 16 columns.
+pub(crate) const LINE: usize = HALF * QUAD;
+
+/// The `q` whose product with the inverse's inverse is nearest to `value`.
+#[inline(always)]
+fn nearest_q(value: f32, inverse: f32) -> f32 {
+    let q = (value * inverse + ROUND) - ROUND;
+    q.clamp(-LARGEST_Q, LARGEST_Q - 1.0)
+}
+
+/// The multiplier with the least squared error for values of -120 to 120; the first of equals.
+fn best_multiplier(group: &[f32; GROUP]) -> f32 {
+    let largest = f32::from_bits(largest_bits(group));
+    // Much smaller ones cut the largest value off by more than all others gain, and larger ones
+    // than needed round all more coarsely.
+    let first = (largest * (0.7 / LARGEST_Q)).floor().max(1.0) as i32;
+    let last = (largest * (1.2 / (LARGEST_Q - 1.0)))
+        .ceil()
+        .clamp(1.0, LARGEST_MULTIPLIER) as i32;
+    let (mut best, mut least) = (1.0, f32::INFINITY);
+    for multiplier in first..=last {
+        for multiplier in [multiplier as f32, -multiplier as f32] {
+            let inverse = 1.0 / multiplier;
+            let mut errors = [0.0f32; 8];
+            for values in group.as_chunks::<8>().0 {
+                for (sum, &value) in errors.iter_mut().zip(values) {
+                    let error = value - multiplier * nearest_q(value, inverse);
+                    *sum += error * error;
+                }
+            }
+            let error: f32 = errors.iter().sum();
+            if error < least {
+                (best, least) = (multiplier, error);
+            }
+        }
+    }
+    best
+}
+
+/// `c[rows, 32] (+)= a[rows, 64 * chunks] (b + offset)[64 * chunks, 32]` in integers, which
+/// nothing rounds: every kernel gives the same.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Int8Block {
+    /// First row of `a`; rows are `a_row` bytes apart, an even number.
+    pub(crate) a: *const i8,
+    pub(crate) a_row: usize,
+    /// Chunks of a panel.
+    pub(crate) b: *const i8,
+    pub(crate) chunks: usize,
+    /// First row of the sums; rows are 32 elements apart.
+    pub(crate) c: *mut i32,
+    /// Rows of this block, at most the kernel's own number.
+    pub(crate) rows: usize,
+    /// Whether the product is added to `c`; otherwise it replaces what is there. Sums wrap around.
+    pub(crate) accumulate: bool,
+}
+
+/// The product of bytes of an instruction set.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MicroInt8 {
+    /// Most rows of a block.
+    pub(crate) max_rows: usize,
+    /// Rows are computed in multiples of this: `a` and `c` have so many rows.
+    pub(crate) row_multiple: usize,
+    /// What the kernel adds to every weight: 128 where one factor has to be without a sign.
+    pub(crate) offset: i32,
+    /// # Safety
+    ///
+    /// The instruction set is available; all that the block names is allocated, up to the next
+    /// multiple of `row_multiple` rows; no other thread touches its part of `c`; `0 < rows <=
+    /// max_rows`.
+    pub(crate) run: unsafe fn(&Int8Block),
+    /// As [`MicroBf16::enter`](crate::micro::MicroBf16::enter).
+    pub(crate) enter: unsafe fn(),
+    /// As [`MicroBf16::leave`](crate::micro::MicroBf16::leave).
+    pub(crate) leave: unsafe fn(),
+}
+
+/// Products of few rows with codes, which are widened in registers: with few rows, expanding a
+/// panel first takes longer than multiplying with it. Same sums, same bits; the depth is a whole
+/// number of chunks, and the block's `b` points to a chunk of codes.
+///
+/// What `int8` and `int4` ask for is what [`MicroInt8::run`] does.
+#[derive(Debug)]
+pub(crate) struct FewRows<Block> {
+    /// Most rows of a block.
+    pub(crate) max_rows: usize,
+    pub(crate) int8: unsafe fn(&Block),
+    pub(crate) int4: unsafe fn(&Block),
+}
+
+// Derived, they would ask for the block's.
+impl<Block> Clone for FewRows<Block> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<Block> Copy for FewRows<Block> {}
+
+/// Sums of integers of a panel, to be replaced by what they stand for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IntSums<'a> {
+    /// `[rows, 32]` of i32, rows adjacent; becomes f32.
+    pub(crate) sums: *mut i32,
+    /// Of the panel's columns.
+    pub(crate) columns: &'a [f32; PANEL],
+    /// What the kernel added to every weight.
+    pub(crate) offset: i32,
+    /// Of each row.
+    pub(crate) rows: &'a [RowCodes],
+}
+
+/// What belongs to a row of codes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct RowCodes {
+    /// The row is this times its codes.
+    pub(crate) factor: f32,
+    /// Sum of its codes.
+    pub(crate) sum: i32,
+}
+
+/// What an instruction set does with codes. All are `unsafe` to call for one reason: the
+/// instruction set must be there. What else they ask for stands at each.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Quantised {
+    /// Chunks of int8 as bf16 in the order of [`Bf16Block`](crate::micro::Bf16Block): `out` has
+    /// as many values as there are codes.
+    pub(crate) int8_to_bf16: unsafe fn(&[u8], &mut [u16]),
+    /// Chunks of int8 as rows of 32 f32.
+    pub(crate) int8_to_f32: unsafe fn(&[u8], &mut [f32]),
+    /// Chunks of int4 as chunks of int8.
+    pub(crate) int4_to_int8: unsafe fn(&[u8], &mut [u8]),
+    /// Multiplies rows of 32 sums by factors of columns. The sums exist.
+    pub(crate) scale_columns: unsafe fn(*mut f32, usize, &[f32; PANEL]),
+    /// The nearest codes to a row over its largest magnitude / 127; zeros behind them.
+    pub(crate) quantise: unsafe fn(&[f32], &mut [i8]) -> RowCodes,
+    /// `(sum - offset * row's sum) * row's factor * column's factor`. The sums exist.
+    pub(crate) finish: unsafe fn(&IntSums<'_>),
+}
+
+/// Compiles the bodies of this module for an instruction set, as `QUANTISED`.
+macro_rules! instantiate {
+    ($features:literal) => {
+        crate::quantised::instantiate!(@ #[target_feature(enable = $features)]);
+    };
+    () => {
+        crate::quantised::instantiate!(@);
+    };
+    (@ $(#[$feature:meta])?) => {
+        pub(crate) const QUANTISED: crate::quantised::Quantised = crate::quantised::Quantised {
+            int8_to_bf16: codes::int8_to_bf16,
+            int8_to_f32: codes::int8_to_f32,
+            int4_to_int8: codes::int4_to_int8,
+            scale_columns: codes::scale_columns,
+            quantise: codes::quantise,
+            finish: codes::finish,
+        };
+
+        /// The bodies of `quantised`, compiled for this instruction set.
+        mod codes {
+            // The one thing that every function here asks for: the instruction set.
+            #![allow(clippy::missing_safety_doc)]
+            use crate::micro::PANEL;
+            use crate::quantised::{IntSums, RowCodes, body};
+
+            $(#[$feature])?
+            pub(super) unsafe fn int8_to_bf16(codes: &[u8], out: &mut [u16]) {
+                body::int8_to_bf16(codes, out)
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn int8_to_f32(codes: &[u8], out: &mut [f32]) {
+                body::int8_to_f32(codes, out)
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn int4_to_int8(codes: &[u8], out: &mut [u8]) {
+                body::int4_to_int8(codes, out)
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn scale_columns(sums: *mut f32, rows: usize, by: &[f32; PANEL]) {
+                // SAFETY: by the caller's word.
+                unsafe { body::scale_columns(sums, rows, by) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn quantise(row: &[f32], out: &mut [i8]) -> RowCodes {
+                body::quantise(row, out)
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn finish(sums: &IntSums<'_>) {
+                // SAFETY: by the caller's word.
+                unsafe { body::finish(sums) }
+            }
+        }
+    };
+}
+pub(crate) use instantiate;
+
+/// The bodies. Always inlined, so that they are compiled with the features of their caller.
+pub(crate) mod body {
+    use super::*;
+
+    type Quads = [i32; HALF];
+
+    /// The quads of 16 columns.
+    #[inline(always)]
+    fn quads(line: &[u8]) -> Quads {
+        let mut quads = [0; HALF];
+        for (quad, bytes) in quads.iter_mut().zip(line.as_chunks::<QUAD>().0) {
+            *quad = i32::from_le_bytes(*bytes);
+        }
+        quads
+    }
+
+    /// Code `k` of a quad as f32.
+    #[inline(always)]
+    fn code(quad: i32, k: usize) -> f32 {
+        ((quad << (24 - 8 * k)) >> 24) as f32
+    }
+
+    #[inline(always)]
+    pub(crate) fn int8_to_bf16(codes: &[u8], out: &mut [u16]) {
+        let chunks = codes.as_chunks::<INT8_CHUNK>().0;
+        for (chunk, out) in chunks.iter().zip(out.as_chunks_mut::<INT8_CHUNK>().0) {
+            // A chunk is two of bf16, each with its halves one after the other.
+            let (first, second) = out.split_at_mut(INT8_CHUNK / 2);
+            for (half, codes) in chunk.as_chunks::<{ INT8_CHUNK / 2 }>().0.iter().enumerate() {
+                let lines = codes.as_chunks::<LINE>().0;
+                for (quad, line) in lines.iter().enumerate() {
+                    let out = match quad < CHUNK / QUAD / 2 {
+                        true => &mut first[half * LINE * 8..],
+                        false => &mut second[half * LINE * 8..],
+                    };
+                    let out = &mut out[quad % 8 * LINE..][..LINE];
+                    let quads = quads(line);
+                    for (pair, out) in out.as_chunks_mut::<{ LINE / 2 }>().0.iter_mut().enumerate()
+                    {
+                        for (two, &quad) in out.as_chunks_mut::<2>().0.iter_mut().zip(&quads) {
+                            let bits = |k| code(quad, k).to_bits() >> 16;
+                            *two = [bits(2 * pair) as u16, bits(2 * pair + 1) as u16];
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn int8_to_f32(codes: &[u8], out: &mut [f32]) {
+        let chunks = codes.as_chunks::<INT8_CHUNK>().0;
+        for (chunk, out) in chunks.iter().zip(out.as_chunks_mut::<INT8_CHUNK>().0) {
+            for (half, codes) in chunk.as_chunks::<{ INT8_CHUNK / 2 }>().0.iter().enumerate() {
+                let lines = codes.as_chunks::<LINE>().0;
+                for (line, rows) in lines.iter().zip(out.as_chunks_mut::<{ QUAD * PANEL }>().0) {
+                    let quads = quads(line);
+                    for (k, row) in rows.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                        for (out, &quad) in row[half * HALF..][..HALF].iter_mut().zip(&quads) {
+                            *out = code(quad, k);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn int4_to_int8(codes: &[u8], out: &mut [u8]) {
+        let chunks = codes.as_chunks::<INT4_CHUNK>().0;
+        for (chunk, out) in chunks.iter().zip(out.as_chunks_mut::<INT8_CHUNK>().0) {
+            let (codes, multipliers) = chunk.split_at(INT4_CODES);
+            let lines = codes.as_chunks::<LINE>().0;
+            let outs = out.as_chunks_mut::<{ 2 * LINE }>().0;
+            // Four lines of 8 `k` a group.
+            for (at, (line, out)) in lines.iter().zip(outs).enumerate() {
+                let multipliers = &multipliers[at / 4 * HALF..][..HALF];
+                let mut wide = [0u8; LINE];
+                for (wide, multiplier) in wide.as_chunks_mut::<QUAD>().0.iter_mut().zip(multipliers)
+                {
+                    *wide = [*multiplier; QUAD];
+                }
+                let (lower, upper) = out.split_at_mut(LINE);
+                for i in 0..LINE {
+                    // The product is inside a byte, so it may be computed modulo 256.
+                    lower[i] = (line[i] & 15).wrapping_sub(8).wrapping_mul(wide[i]);
+                    upper[i] = (line[i] >> 4).wrapping_sub(8).wrapping_mul(wide[i]);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Quantised::scale_columns`].
+    #[inline(always)]
+    pub(crate) unsafe fn scale_columns(sums: *mut f32, rows: usize, by: &[f32; PANEL]) {
+        for row in 0..rows {
+            // SAFETY: by the caller's word.
+            let sums = unsafe { &mut *sums.add(row * PANEL).cast::<[f32; PANEL]>() };
+            for (sum, by) in sums.iter_mut().zip(by) {
+                *sum *= by;
+            }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn quantise(row: &[f32], out: &mut [i8]) -> RowCodes {
+        const WIDTH: usize = 32;
+        let mut most = [0u32; WIDTH];
+        let mut blocks = row.chunks_exact(WIDTH);
+        for block in &mut blocks {
+            for (most, value) in most.iter_mut().zip(block) {
+                *most = (*most).max(value.to_bits() & 0x7fff_ffff);
+            }
+        }
+        let rest = largest_bits(blocks.remainder());
+        let (factor, inverse) = factors(most.into_iter().fold(rest, u32::max));
+        // Lanes of NaN and infinities become zeros: the row's factor is a NaN.
+        let one = |value: f32| {
+            let bits = (value * inverse + ROUND).to_bits();
+            (bits.wrapping_sub(ROUND.to_bits())) as i32
+        };
+        let mut sums = [0i32; WIDTH];
+        let (whole, tail) = out.split_at_mut(row.len());
+        if factor.is_finite() && factor > 0.0 {
+            let mut blocks = row.chunks_exact(WIDTH);
+            let mut outs = whole.chunks_exact_mut(WIDTH);
+            for (block, out) in (&mut blocks).zip(&mut outs) {
+                for i in 0..WIDTH {
+                    let code = one(block[i]);
+                    sums[i] += code;
+                    out[i] = code as i8;
+                }
+            }
+            let rest = blocks.remainder().iter().zip(outs.into_remainder());
+            for (sum, (&value, out)) in sums.iter_mut().zip(rest) {
+                let code = one(value);
+                *sum += code;
+                *out = code as i8;
+            }
+        } else {
+            whole.fill(0);
+        }
+        tail.fill(0);
+        RowCodes {
+            factor,
+            sum: sums.iter().sum(),
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Quantised::finish`].
+    #[inline(always)]
+    pub(crate) unsafe fn finish(block: &IntSums<'_>) {
+        for (row, codes) in block.rows.iter().enumerate() {
+            let shift = block.offset.wrapping_mul(codes.sum);
+            // SAFETY: by the caller's word.
+            let sums = unsafe { &mut *block.sums.add(row * PANEL).cast::<[i32; PANEL]>() };
+            for (sum, column) in sums.iter_mut().zip(block.columns) {
+                let value = sum.wrapping_sub(shift) as f32 * codes.factor * column;
+                *sum = value.to_bits() as i32;
+            }
+        }
+    }
+}
+
+/// Plain loops over bytes: the product where there is nothing better, and every kernel's oracle.
+pub(crate) const MICRO_PLAIN: MicroInt8 = MicroInt8 {
+    max_rows: 4,
+    row_multiple: 1,
+    offset: 0,
+    run: run_plain,
+    enter: nothing,
+    leave: nothing,
+};
+
+/// There is no state to set up.
+///
+/// # Safety
+///
+/// None.
+pub(crate) unsafe fn nothing() {}
+
+/// # Safety
+///
+/// As [`MicroInt8::run`].
+unsafe fn run_plain(block: &Int8Block) {
+    for row in 0..block.rows {
+        // SAFETY (both): by the caller's word.
+        let c = unsafe { &mut *block.c.add(row * PANEL).cast::<[i32; PANEL]>() };
+        let mut sums = [0i32; PANEL];
+        for chunk in 0..block.chunks {
+            // SAFETY: see above.
+            let (a, b) = unsafe {
+                (
+                    &*block
+                        .a
+                        .add(row * block.a_row + chunk * CHUNK)
+                        .cast::<[i8; CHUNK]>(),
+                    &*block.b.add(chunk * INT8_CHUNK).cast::<[i8; INT8_CHUNK]>(),
+                )
+            };
+            for (half, b) in b.as_chunks::<{ INT8_CHUNK / 2 }>().0.iter().enumerate() {
+                let sums = &mut sums[half * HALF..][..HALF];
+                for (a, line) in a.as_chunks::<QUAD>().0.iter().zip(b.as_chunks::<LINE>().0) {
+                    let a = a.map(i32::from);
+                    for (sum, b) in sums.iter_mut().zip(line.as_chunks::<QUAD>().0) {
+                        for k in 0..QUAD {
+                            *sum = sum.wrapping_add(a[k] * i32::from(b[k]));
+                        }
+                    }
+                }
+            }
+        }
+        for (c, sum) in c.iter_mut().zip(sums) {
+            *c = if block.accumulate {
+                c.wrapping_add(sum)
+            } else {
+                sum
+            };
+        }
+    }
+}

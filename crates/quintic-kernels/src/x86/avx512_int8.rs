@@ -1,0 +1,359 @@
+//! Products with integers in AVX-512: bytes by VNNI's dot product, and few rows of f32 or bf16 with
+//! codes of 8 or 4 bits, which are widened in registers.
+//!
+//! # Bytes
+//!
+//! VPDPBUSD multiplies bytes without a sign by bytes with one, and only the latter may come from
+//! memory and be broadcast. So the weights are those without: 128 is added to each by flipping a bit,
+//! once for all rows, and the row's sum of codes times 128 is taken off in the end
+//! ([`MicroInt8::offset`]).
+//!
+//! # Few rows
+//!
+//! With few rows reading weights is the limit, so they are read once and in the order in which they
+//! stand. Every sum takes the same terms in the same order as over an expanded panel, and gets
+//! the same bits.
+
+use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
+
+use crate::micro::{Bf16Block, F32Block, PANEL};
+use crate::quantised::{
+    CHUNK, FewRows, INT4_CHUNK, INT4_CODES, INT8_CHUNK, Int8Block, LINE, MicroInt8, QUAD, nothing,
+};
+
+pub(crate) const MICRO_VNNI: MicroInt8 = MicroInt8 {
+    max_rows: 14,
+    row_multiple: 1,
+    offset: 128,
+    run: run_vnni,
+    enter: nothing,
+    leave: nothing,
+};
+
+/// f32 rows; AVX-512 F alone.
+pub(crate) const FEW_F32: FewRows<F32Block<u8>> = FewRows {
+    max_rows: MOST_ROWS,
+    int8: run_f32_int8,
+    int4: run_f32_int4,
+};
+
+/// bf16 rows; needs AVX512_BF16.
+pub(crate) const FEW_BF16: FewRows<Bf16Block> = FewRows {
+    max_rows: MOST_ROWS,
+    int8: run_bf16_int8,
+    int4: run_bf16_int4,
+};
+
+/// With more rows expanding a panel once costs less than widening beside every few of them.
+const MOST_ROWS: usize = 8;
+
+/// With so few rows weights are read in the order in which they stand, see `avx512`.
+const IN_ORDER: usize = 13;
+
+/// Columns of half a panel: lanes of a vector.
+const HALF: usize = PANEL / 2;
+
+/// Calls `$f::<rows>($block)`.
+macro_rules! by_rows {
+    ($f:ident, $block:expr, $($rows:literal)*) => {
+        match $block.rows {
+            $($rows => $f::<$rows>($block),)*
+            rows => unreachable!("a block of {rows} rows"),
+        }
+    };
+}
+
+/// # Safety
+///
+/// As [`MicroInt8::run`]; needs AVX512_VNNI.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn run_vnni(block: &Int8Block) {
+    // SAFETY: by the caller's word.
+    unsafe { by_rows!(vnni_rows, block, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) }
+}
+
+/// One half of a chunk's columns.
+macro_rules! bytes_in_order {
+    ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
+        for quad in 0..CHUNK / QUAD {
+            let codes = _mm512_loadu_si512($b.add(quad * LINE).cast());
+            let codes = _mm512_xor_si512(codes, _mm512_set1_epi8(i8::MIN));
+            for (row, sums) in $sums.iter_mut().enumerate() {
+                let a = $a.add(row * $block.a_row + QUAD * quad).cast::<i32>();
+                let a = _mm512_set1_epi32(a.read_unaligned());
+                sums[$half] = _mm512_dpbusd_epi32(sums[$half], codes, a);
+            }
+        }
+    };
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn vnni_rows<const ROWS: usize>(block: &Int8Block) {
+    // SAFETY: rows and chunks are inside what the caller has allocated.
+    unsafe {
+        let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
+        let (mut a, mut b) = (block.a, block.b);
+        for _ in 0..block.chunks {
+            if ROWS <= IN_ORDER {
+                bytes_in_order!(sums, 0, a, b, block);
+                // Else the compiler mixes both halves, to load the quads of `a` once.
+                compiler_fence(Ordering::SeqCst);
+                bytes_in_order!(sums, 1, a, b.add(INT8_CHUNK / 2), block);
+            } else {
+                for quad in 0..CHUNK / QUAD {
+                    let codes = |half: usize| {
+                        let at = b.add(half * INT8_CHUNK / 2 + quad * LINE);
+                        let codes = _mm512_loadu_si512(at.cast());
+                        _mm512_xor_si512(codes, _mm512_set1_epi8(i8::MIN))
+                    };
+                    let codes = [codes(0), codes(1)];
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let a = a.add(row * block.a_row + QUAD * quad).cast::<i32>();
+                        let a = _mm512_set1_epi32(a.read_unaligned());
+                        sums[0] = _mm512_dpbusd_epi32(sums[0], codes[0], a);
+                        sums[1] = _mm512_dpbusd_epi32(sums[1], codes[1], a);
+                    }
+                }
+            }
+            a = a.add(CHUNK);
+            b = b.add(INT8_CHUNK);
+        }
+        for (row, sums) in sums.iter().enumerate() {
+            let c = block.c.add(row * PANEL);
+            for (half, sum) in sums.iter().enumerate() {
+                let c = c.add(half * HALF);
+                let sum = match block.accumulate {
+                    true => _mm512_add_epi32(_mm512_loadu_si512(c.cast()), *sum),
+                    false => *sum,
+                };
+                _mm512_storeu_si512(c.cast(), sum);
+            }
+        }
+    }
+}
+
+/// Writes sums to `c` or adds them, as `avx512` does.
+macro_rules! write {
+    ($sums:ident, $block:ident) => {
+        for (row, sums) in $sums.iter().enumerate() {
+            let c = $block.c.add(row * $block.c_row);
+            let halves = if $block.accumulate {
+                [
+                    _mm512_add_ps(_mm512_loadu_ps(c), sums[0]),
+                    _mm512_add_ps(_mm512_loadu_ps(c.add(HALF)), sums[1]),
+                ]
+            } else {
+                *sums
+            };
+            _mm512_storeu_ps(c, halves[0]);
+            _mm512_storeu_ps(c.add(HALF), halves[1]);
+        }
+    };
+}
+
+/// The four codes of 16 columns' quads as f32, `k` by `k`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn four_of_int8(quads: __m512i) -> [__m512; QUAD] {
+    [
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(quads))),
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(quads))),
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(quads))),
+        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(quads)),
+    ]
+}
+
+/// Sixteen multipliers as f32.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn multipliers(at: *const u8) -> __m512 {
+    // SAFETY: 16 bytes exist, by the caller's word.
+    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
+}
+
+/// The eight codes of a line of int4 as f32, `k` by `k`: the product of `q` and the multiplier,
+/// which is exact.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn eight_of_int4(line: __m512i, multipliers: __m512) -> [__m512; 2 * QUAD] {
+    let q = _mm512_set_ps(
+        7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0,
+    );
+    // Of each index the lowest four bits count.
+    let code = |index: __m512i| _mm512_mul_ps(_mm512_permutexvar_ps(index, q), multipliers);
+    [
+        code(line),
+        code(_mm512_srli_epi32::<8>(line)),
+        code(_mm512_srli_epi32::<16>(line)),
+        code(_mm512_srli_epi32::<24>(line)),
+        code(_mm512_srli_epi32::<4>(line)),
+        code(_mm512_srli_epi32::<12>(line)),
+        code(_mm512_srli_epi32::<20>(line)),
+        code(_mm512_srli_epi32::<28>(line)),
+    ]
+}
+
+/// Two adjacent `k` as pairs of bf16, which hold codes exactly.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn pair(even: __m512, odd: __m512) -> __m512bh {
+    let even = _mm512_srli_epi32::<16>(_mm512_castps_si512(even));
+    let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+    // `(odd & upper) | even`.
+    let bits = _mm512_ternarylogic_epi32::<0xec>(_mm512_castps_si512(odd), even, upper);
+    // SAFETY: both are 512 bits without an invalid pattern.
+    unsafe { std::mem::transmute(bits) }
+}
+
+/// A half of a chunk of int8 in f32, line by line.
+macro_rules! int8_f32 {
+    ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
+        for quad in 0..CHUNK / QUAD {
+            let codes = four_of_int8(_mm512_loadu_si512($b.add(quad * LINE).cast()));
+            for (row, sums) in $sums.iter_mut().enumerate() {
+                let a = $a.add(row * $block.a_row + QUAD * quad);
+                for (k, &codes) in codes.iter().enumerate() {
+                    sums[$half] = _mm512_fmadd_ps(codes, _mm512_set1_ps(*a.add(k)), sums[$half]);
+                }
+            }
+        }
+    };
+}
+
+/// A half of a chunk of int4 in f32.
+macro_rules! int4_f32 {
+    ($sums:ident, $half:literal, $a:ident, $b:ident, $block:ident) => {
+        for line in 0..CHUNK / QUAD / 2 {
+            let group = $half * 2 + line / 4;
+            let by = multipliers($b.add(INT4_CODES + group * HALF));
+            let at = $b.add($half * INT4_CODES / 2 + line * LINE);
+            let codes = eight_of_int4(_mm512_loadu_si512(at.cast()), by);
+            for (row, sums) in $sums.iter_mut().enumerate() {
+                let a = $a.add(row * $block.a_row + 2 * QUAD * line);
+                for (k, &codes) in codes.iter().enumerate() {
+                    sums[$half] = _mm512_fmadd_ps(codes, _mm512_set1_ps(*a.add(k)), sums[$half]);
+                }
+            }
+        }
+    };
+}
+
+/// Multiplies pairs of bf16 with the rows' from `$k` on.
+macro_rules! dot_pair {
+    ($sums:ident, $half:literal, $codes:expr, $a:ident, $k:expr, $block:ident) => {
+        let codes = $codes;
+        for (row, sums) in $sums.iter_mut().enumerate() {
+            let a = $a.add(row * $block.a_row + $k).cast::<i32>();
+            let a: __m512bh = std::mem::transmute(_mm512_set1_epi32(a.read_unaligned()));
+            sums[$half] = _mm512_dpbf16_ps(sums[$half], codes, a);
+        }
+    };
+}
+
+/// A half of a chunk of int8 in bf16.
+macro_rules! int8_bf16 {
+    ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
+        for quad in 0..CHUNK / QUAD {
+            let codes = four_of_int8(_mm512_loadu_si512($b.add(quad * LINE).cast()));
+            let k = QUAD * quad;
+            dot_pair!($sums, $half, pair(codes[0], codes[1]), $a, k, $block);
+            dot_pair!($sums, $half, pair(codes[2], codes[3]), $a, k + 2, $block);
+        }
+    };
+}
+
+/// A half of a chunk of int4 in bf16.
+macro_rules! int4_bf16 {
+    ($sums:ident, $half:literal, $a:ident, $b:ident, $block:ident) => {
+        for line in 0..CHUNK / QUAD / 2 {
+            let group = $half * 2 + line / 4;
+            let by = multipliers($b.add(INT4_CODES + group * HALF));
+            let at = $b.add($half * INT4_CODES / 2 + line * LINE);
+            let codes = eight_of_int4(_mm512_loadu_si512(at.cast()), by);
+            let k = 2 * QUAD * line;
+            dot_pair!($sums, $half, pair(codes[0], codes[1]), $a, k, $block);
+            dot_pair!($sums, $half, pair(codes[2], codes[3]), $a, k + 2, $block);
+            dot_pair!($sums, $half, pair(codes[4], codes[5]), $a, k + 4, $block);
+            dot_pair!($sums, $half, pair(codes[6], codes[7]), $a, k + 6, $block);
+        }
+    };
+}
+
+/// A kernel of few rows: both halves of every chunk, one after the other.
+macro_rules! few_rows {
+    ($run:ident, $rows:ident, $block:ty, $features:literal, |$sums:ident, $a:ident, $b:ident, $of:ident|
+     $chunks:expr, $first:expr, $second:expr, $size:expr) => {
+        /// # Safety
+        ///
+        /// As [`FewRows`] says.
+        #[target_feature(enable = $features)]
+        unsafe fn $run(block: &$block) {
+            // SAFETY: by the caller's word.
+            unsafe { by_rows!($rows, block, 1 2 3 4 5 6 7 8) }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        unsafe fn $rows<const ROWS: usize>($of: &$block) {
+            // SAFETY: rows and chunks are inside what the caller has allocated.
+            unsafe {
+                let mut $sums = [[_mm512_setzero_ps(); 2]; ROWS];
+                let (mut $a, mut $b) = ($of.a, $of.b.cast::<u8>());
+                for _ in 0..$chunks {
+                    $first;
+                    // Each half's weights are read before the other's.
+                    compiler_fence(Ordering::SeqCst);
+                    $second;
+                    $a = $a.add(CHUNK);
+                    $b = $b.add($size);
+                }
+                write!($sums, $of);
+            }
+        }
+    };
+}
+
+few_rows!(
+    run_f32_int8,
+    f32_int8,
+    F32Block<u8>,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma",
+    |sums, a, b, block| block.depth / CHUNK,
+    int8_f32!(sums, 0, a, b, block),
+    int8_f32!(sums, 1, a, b.add(INT8_CHUNK / 2), block),
+    INT8_CHUNK
+);
+few_rows!(
+    run_f32_int4,
+    f32_int4,
+    F32Block<u8>,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma",
+    |sums, a, b, block| block.depth / CHUNK,
+    int4_f32!(sums, 0, a, b, block),
+    int4_f32!(sums, 1, a, b, block),
+    INT4_CHUNK
+);
+few_rows!(
+    run_bf16_int8,
+    bf16_int8,
+    Bf16Block,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma",
+    |sums, a, b, block| block.chunks / 2,
+    int8_bf16!(sums, 0, a, b, block),
+    int8_bf16!(sums, 1, a, b.add(INT8_CHUNK / 2), block),
+    INT8_CHUNK
+);
+few_rows!(
+    run_bf16_int4,
+    bf16_int4,
+    Bf16Block,
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma",
+    |sums, a, b, block| block.chunks / 2,
+    int4_bf16!(sums, 0, a, b, block),
+    int4_bf16!(sums, 1, a, b, block),
+    INT4_CHUNK
+);
+
+crate::quantised::instantiate!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");

@@ -1,0 +1,179 @@
+//! In which type the weights of products are kept, and which products are left out of that.
+
+use crate::{Error, Result};
+
+/// What a backend makes of the weights of products when a model is loaded.
+///
+/// [`WeightType::Int8`] and [`WeightType::Int4`] round weights alone: products are computed in the
+/// type that [`Compute::dtype`](crate::Compute::dtype) says. They are for reading less memory, which
+/// bounds passes over few tokens, above all generation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum WeightType {
+    /// As [`Compute::dtype`](crate::Compute::dtype) says.
+    #[default]
+    AsStored,
+    /// 8-bit integers and a factor an output column: 1 byte a weight.
+    Int8,
+    /// 4-bit integers, a multiplier for each 32 of them and a factor a column: 0.53 bytes a weight.
+    Int4,
+    /// As `Int8`, and what flows into a product is rounded to 8-bit integers too, with a factor a
+    /// token: products are of integers, up to four times as fast as those of f32.
+    W8A8,
+}
+
+impl WeightType {
+    /// Every type.
+    pub const ALL: [WeightType; 4] = [
+        WeightType::AsStored,
+        WeightType::Int8,
+        WeightType::Int4,
+        WeightType::W8A8,
+    ];
+
+    /// `as-stored`, `int8`, `int4` or `w8a8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            WeightType::AsStored => "as-stored",
+            WeightType::Int8 => "int8",
+            WeightType::Int4 => "int4",
+            WeightType::W8A8 => "w8a8",
+        }
+    }
+
+    /// The type of a name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if there is none.
+    pub fn parse(name: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|weights| weights.name() == name)
+            .ok_or_else(|| {
+                Error::unsupported(format!(
+                    "weights cannot be kept as `{name}`, expected `as-stored`, `int8`, `int4` or \
+                     `w8a8`"
+                ))
+            })
+    }
+
+    /// The products that are left out unless somebody chooses; `docs/performance.md` has what this
+    /// was decided by.
+    pub fn default_keep(self) -> Keep {
+        match self {
+            WeightType::AsStored | WeightType::Int8 | WeightType::Int4 => Keep::default(),
+            WeightType::W8A8 => Keep::of(&[ProductKind::Wo, ProductKind::Head]),
+        }
+    }
+}
+
+/// Which product of a layer, or of a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProductKind {
+    /// Queries, keys and values, those of cross-attention among them.
+    Qkv,
+    /// Out of an attention.
+    O,
+    /// Into a feed-forward layer.
+    Wi,
+    /// Out of it.
+    Wo,
+    /// The output head.
+    Head,
+}
+
+impl ProductKind {
+    /// Every kind.
+    pub const ALL: [ProductKind; 5] = [
+        ProductKind::Qkv,
+        ProductKind::O,
+        ProductKind::Wi,
+        ProductKind::Wo,
+        ProductKind::Head,
+    ];
+
+    /// `qkv`, `o`, `wi`, `wo` or `head`.
+    pub fn name(self) -> &'static str {
+        match self {
+            ProductKind::Qkv => "qkv",
+            ProductKind::O => "o",
+            ProductKind::Wi => "wi",
+            ProductKind::Wo => "wo",
+            ProductKind::Head => "head",
+        }
+    }
+}
+
+/// Products whose weights stay as [`WeightType::AsStored`] has them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Keep(u8);
+
+impl Keep {
+    /// These products.
+    pub fn of(kinds: &[ProductKind]) -> Self {
+        Keep(kinds.iter().fold(0, |set, &kind| set | 1 << kind as u8))
+    }
+
+    /// Whether a product is among them.
+    pub fn contains(self, kind: ProductKind) -> bool {
+        self.0 >> kind as u8 & 1 == 1
+    }
+
+    /// Names, separated by commas; `none` if there are none.
+    pub fn names(self) -> String {
+        let kinds = ProductKind::ALL
+            .into_iter()
+            .filter(|&kind| self.contains(kind));
+        match self {
+            Keep(0) => "none".to_owned(),
+            _ => kinds.map(ProductKind::name).collect::<Vec<_>>().join(","),
+        }
+    }
+
+    /// What [`Keep::names`] writes, in any order.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a name that is no product's.
+    pub fn parse(names: &str) -> Result<Self> {
+        if names == "none" {
+            return Ok(Keep::default());
+        }
+        let kinds: Vec<ProductKind> = names
+            .split(',')
+            .map(|name| {
+                ProductKind::ALL
+                    .into_iter()
+                    .find(|kind| kind.name() == name)
+                    .ok_or_else(|| {
+                        Error::unsupported(format!(
+                            "there is no product `{name}`, expected `qkv`, `o`, `wi`, `wo`, \
+                             `head`, or `none` alone"
+                        ))
+                    })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Keep::of(&kinds))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for weights in WeightType::ALL {
+            assert_eq!(WeightType::parse(weights.name()).unwrap(), weights);
+        }
+        for set in 0..1 << ProductKind::ALL.len() {
+            let keep = Keep(set);
+            assert_eq!(Keep::parse(&keep.names()).unwrap(), keep);
+        }
+        assert_eq!(Keep::parse("wo,qkv").unwrap().names(), "qkv,wo");
+        for names in ["", "wo,", "none,wo", "up"] {
+            assert!(Keep::parse(names).is_err(), "{names}");
+        }
+        assert!(WeightType::parse("int3").is_err());
+    }
+}
