@@ -81,6 +81,10 @@ impl Cpu {
     }
 
     /// What `prepare_matrix` makes of these weights. Their values are not read.
+    ///
+    /// # Panics
+    ///
+    /// If they are packed already, or quantised and so not packed.
     pub fn packed_shape(&self, weights: &Weights, is_folded: bool) -> PackedShape {
         let (tensors, depth, gated) = match weights {
             Weights::Stacked(parts) => (parts.iter().collect(), parts[0].shape()[1], false),
