@@ -83,6 +83,10 @@ impl Cpu {
 
     /// What `prepare_product` makes of these weights, or without a kind `prepare_matrix`. Their
     /// values are not read.
+    ///
+    /// # Panics
+    ///
+    /// If they are packed already, or quantised and so not packed.
     pub fn packed_shape(
         &self,
         kind: Option<ProductKind>,
