@@ -19,7 +19,8 @@ use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::micro::{Bf16Block, F32Block, PANEL};
 use crate::quantised::{
-    CHUNK, FewRows, INT4_CHUNK, INT4_CODES, INT8_CHUNK, Int8Block, LINE, MicroInt8, QUAD, nothing,
+    CHUNK, FewRows, INT4_CHUNK, INT4_CODES, INT8_CHUNK, Int8Block, LINE, MicroInt8, QUAD,
+    Quantised, nothing,
 };
 
 pub(crate) const MICRO_VNNI: MicroInt8 = MicroInt8 {
@@ -46,10 +47,21 @@ pub(crate) const FEW_BF16: FewRows<Bf16Block> = FewRows {
 };
 
 /// With more rows expanding a panel once costs less than widening beside every few of them.
-const MOST_ROWS: usize = 8;
+const MOST_ROWS: usize = 12;
 
 /// With so few rows weights are read in the order in which they stand, see `avx512`.
 const IN_ORDER: usize = 13;
+
+/// How many bytes ahead of their use codes are asked for: widening them takes so long that the
+/// processor itself does not look far enough ahead.
+const AHEAD: usize = 1024;
+
+/// Asks for what is read soon; what is not there does no harm.
+#[inline(always)]
+fn ahead(at: *const u8) {
+    // SAFETY: a prefetch reads nothing that could be seen.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast()) };
+}
 
 /// Columns of half a panel: lanes of a vector.
 const HALF: usize = PANEL / 2;
@@ -211,6 +223,7 @@ fn pair(even: __m512, odd: __m512) -> __m512bh {
 macro_rules! int8_f32 {
     ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
         for quad in 0..CHUNK / QUAD {
+            ahead($b.wrapping_add(quad * LINE));
             let codes = four_of_int8(_mm512_loadu_si512($b.add(quad * LINE).cast()));
             for (row, sums) in $sums.iter_mut().enumerate() {
                 let a = $a.add(row * $block.a_row + QUAD * quad);
@@ -229,6 +242,7 @@ macro_rules! int4_f32 {
             let group = $half * 2 + line / 4;
             let by = multipliers($b.add(INT4_CODES + group * HALF));
             let at = $b.add($half * INT4_CODES / 2 + line * LINE);
+            ahead(at);
             let codes = eight_of_int4(_mm512_loadu_si512(at.cast()), by);
             for (row, sums) in $sums.iter_mut().enumerate() {
                 let a = $a.add(row * $block.a_row + 2 * QUAD * line);
@@ -256,6 +270,7 @@ macro_rules! dot_pair {
 macro_rules! int8_bf16 {
     ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
         for quad in 0..CHUNK / QUAD {
+            ahead($b.wrapping_add(quad * LINE));
             let codes = four_of_int8(_mm512_loadu_si512($b.add(quad * LINE).cast()));
             let k = QUAD * quad;
             dot_pair!($sums, $half, pair(codes[0], codes[1]), $a, k, $block);
@@ -271,6 +286,7 @@ macro_rules! int4_bf16 {
             let group = $half * 2 + line / 4;
             let by = multipliers($b.add(INT4_CODES + group * HALF));
             let at = $b.add($half * INT4_CODES / 2 + line * LINE);
+            ahead(at);
             let codes = eight_of_int4(_mm512_loadu_si512(at.cast()), by);
             let k = 2 * QUAD * line;
             dot_pair!($sums, $half, pair(codes[0], codes[1]), $a, k, $block);
@@ -291,7 +307,7 @@ macro_rules! few_rows {
         #[target_feature(enable = $features)]
         unsafe fn $run(block: &$block) {
             // SAFETY: by the caller's word.
-            unsafe { by_rows!($rows, block, 1 2 3 4 5 6 7 8) }
+            unsafe { by_rows!($rows, block, 1 2 3 4 5 6 7 8 9 10 11 12) }
         }
 
         #[inline]
@@ -356,4 +372,99 @@ few_rows!(
     INT4_CHUNK
 );
 
-crate::quantised::instantiate!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+/// By hand: left to the compiler, lanes are taken apart and put together again.
+pub(crate) const QUANTISED: Quantised = Quantised {
+    int8_to_bf16,
+    int8_to_f32,
+    int4_to_int8,
+    ..compiled::QUANTISED
+};
+
+/// # Safety
+///
+/// As [`Quantised::int8_to_bf16`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn int8_to_bf16(codes: &[u8], out: &mut [u16]) {
+    let chunks = codes.as_chunks::<INT8_CHUNK>().0;
+    for (chunk, out) in chunks.iter().zip(out.as_chunks_mut::<INT8_CHUNK>().0) {
+        for (at, line) in chunk.as_chunks::<LINE>().0.iter().enumerate() {
+            let (half, quad) = (at / (CHUNK / QUAD), at % (CHUNK / QUAD));
+            // Two chunks of bf16, in each the halves one after the other, a quad is two pairs.
+            let to = (quad / 8 * 2 + half) * INT8_CHUNK / 4 + quad % 8 * LINE;
+            let out = &mut out[to..][..LINE];
+            // SAFETY: a line was read; two vectors were just found to fit.
+            unsafe {
+                let codes = four_of_int8(_mm512_loadu_si512(line.as_ptr().cast()));
+                for (two, out) in out.as_chunks_mut::<{ LINE / 2 }>().0.iter_mut().enumerate() {
+                    let pair: __m512i =
+                        std::mem::transmute(pair(codes[2 * two], codes[2 * two + 1]));
+                    _mm512_storeu_si512(out.as_mut_ptr().cast(), pair);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Quantised::int8_to_f32`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn int8_to_f32(codes: &[u8], out: &mut [f32]) {
+    let chunks = codes.as_chunks::<INT8_CHUNK>().0;
+    for (chunk, out) in chunks.iter().zip(out.as_chunks_mut::<INT8_CHUNK>().0) {
+        for (at, line) in chunk.as_chunks::<LINE>().0.iter().enumerate() {
+            let (half, quad) = (at / (CHUNK / QUAD), at % (CHUNK / QUAD));
+            let rows = &mut out[quad * QUAD * PANEL..][..QUAD * PANEL];
+            // SAFETY: a line was read.
+            let codes = four_of_int8(unsafe { _mm512_loadu_si512(line.as_ptr().cast()) });
+            for (row, codes) in rows.as_chunks_mut::<PANEL>().0.iter_mut().zip(codes) {
+                let out = &mut row[half * HALF..][..HALF];
+                // SAFETY: sixteen values, just checked.
+                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), codes) };
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Quantised::int4_to_int8`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn int4_to_int8(codes: &[u8], out: &mut [u8]) {
+    let lower = _mm512_set1_epi16(0x00ff);
+    let nibbles = _mm512_set1_epi8(15);
+    let eight = _mm512_set1_epi16(8);
+    // A multiplier's lower half in both halves of 32 bits.
+    let twice = _mm512_set4_epi32(0x0d0c_0d0c, 0x0908_0908, 0x0504_0504, 0x0100_0100);
+    let chunks = codes.as_chunks::<INT4_CHUNK>().0;
+    for (chunk, out) in chunks.iter().zip(out.as_chunks_mut::<INT8_CHUNK>().0) {
+        let (codes, multipliers) = chunk.split_at(INT4_CODES);
+        let lines = codes.as_chunks::<LINE>().0;
+        for (at, (line, out)) in (lines.iter())
+            .zip(out.as_chunks_mut::<{ 2 * LINE }>().0)
+            .enumerate()
+        {
+            let by = &multipliers[at / 4 * HALF..][..HALF];
+            // SAFETY: a line and sixteen multipliers were read, two lines are written.
+            unsafe {
+                let by = _mm512_cvtepi8_epi32(_mm_loadu_si128(by.as_ptr().cast()));
+                let by = _mm512_shuffle_epi8(by, twice);
+                let line = _mm512_loadu_si512(line.as_ptr().cast());
+                let halves = [line, _mm512_srli_epi16::<4>(line)];
+                for (out, half) in out.as_chunks_mut::<LINE>().0.iter_mut().zip(halves) {
+                    let q = _mm512_and_si512(half, nibbles);
+                    let even = _mm512_sub_epi16(_mm512_and_si512(q, lower), eight);
+                    let odd = _mm512_sub_epi16(_mm512_srli_epi16::<8>(q), eight);
+                    let even = _mm512_and_si512(_mm512_mullo_epi16(even, by), lower);
+                    let odd = _mm512_slli_epi16::<8>(_mm512_mullo_epi16(odd, by));
+                    _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_or_si512(even, odd));
+                }
+            }
+        }
+    }
+}
+
+/// All others.
+mod compiled {
+    crate::quantised::instantiate!("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma");
+}
