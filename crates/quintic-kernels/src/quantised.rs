@@ -532,7 +532,7 @@ pub(crate) unsafe fn nothing() {}
 /// As [`MicroInt8::run`].
 unsafe fn run_plain(block: &Int8Block) {
     for row in 0..block.rows {
-        // SAFETY (both): by the caller's word.
+        // SAFETY: by the caller's word, here and below.
         let c = unsafe { &mut *block.c.add(row * PANEL).cast::<[i32; PANEL]>() };
         let mut sums = [0i32; PANEL];
         for chunk in 0..block.chunks {

@@ -97,7 +97,7 @@ impl Computing {
 
 /// Where weights can be read again.
 enum Stored {
-    Files(Checkpoint),
+    Files(Box<Checkpoint>),
     Tensors(Tensors),
 }
 
@@ -137,7 +137,7 @@ impl Encoder {
             Ok(Encoder {
                 encoder: TextEncoder::from_checkpoint(&checkpoint, backend, &compute)?,
                 kind: backend,
-                stored: Stored::Files(checkpoint),
+                stored: Stored::Files(Box::new(checkpoint)),
             })
         })
     }
