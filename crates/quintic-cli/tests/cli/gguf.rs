@@ -25,7 +25,7 @@ fn inspect_says_what_is_in_the_file() {
     assert!(tokenizer.contains("unigram, 8 pieces"), "{tokenizer}");
     let report = run(&["inspect", "--json", &file("umt5")]).good().json();
     assert_eq!(report["family"], "umt5");
-    assert_eq!(report["feed_forward"], "gated gelu_new");
+    assert_eq!(report["feed_forward"], "gated gelu (tanh)");
 }
 
 #[test]
