@@ -532,11 +532,11 @@ pub(crate) unsafe fn nothing() {}
 /// As [`MicroInt8::run`].
 unsafe fn run_plain(block: &Int8Block) {
     for row in 0..block.rows {
-        // SAFETY: by the caller's word, here and below.
+        // SAFETY: by the caller's word.
         let c = unsafe { &mut *block.c.add(row * PANEL).cast::<[i32; PANEL]>() };
         let mut sums = [0i32; PANEL];
         for chunk in 0..block.chunks {
-            // SAFETY: see above.
+            // SAFETY: by the caller's word.
             let (a, b) = unsafe {
                 (
                     &*block

@@ -137,7 +137,7 @@ impl<'a> Plan<'a> {
         // A kernel may write whole blocks of rows.
         let tile = self.block_rows.next_multiple_of(32) * PANEL;
         let sums = scratch.f32(panels * tile).cast::<i32>();
-        // SAFETY: by the caller's word, here and below.
+        // SAFETY: by the caller's word.
         unsafe { (micro.enter)() };
         let mut k = 0;
         // A depth of zero still has sums: zeros.
@@ -180,7 +180,7 @@ impl<'a> Plan<'a> {
                 break;
             }
         }
-        // SAFETY: see above.
+        // SAFETY: by the caller's word.
         unsafe { (micro.leave)() };
     }
 

@@ -54,7 +54,7 @@ const IN_ORDER: usize = 13;
 
 /// How many bytes ahead of their use codes are asked for: widening them takes so long that the
 /// processor itself does not look far enough ahead.
-const AHEAD: usize = 1024;
+const AHEAD: usize = 2048;
 
 /// Asks for what is read soon; what is not there does no harm.
 #[inline(always)]
@@ -89,6 +89,7 @@ unsafe fn run_vnni(block: &Int8Block) {
 macro_rules! bytes_in_order {
     ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
         for quad in 0..CHUNK / QUAD {
+            ahead($b.add(quad * LINE).cast());
             let codes = _mm512_loadu_si512($b.add(quad * LINE).cast());
             let codes = _mm512_xor_si512(codes, _mm512_set1_epi8(i8::MIN));
             for (row, sums) in $sums.iter_mut().enumerate() {
