@@ -30,7 +30,7 @@ pub enum Storage {
     /// Not packed: rows stay as they are in a file, see [`PackedMatrix::stored`]. They have no
     /// panels, so none of the sizes here count them.
     Rows,
-    /// 8-bit integers with a factor a column, see [`quantised`](crate::quantised).
+    /// 8-bit integers with a factor a column.
     Int8,
     /// As `Int8`; what flows into the product is rounded to 8-bit integers too, with a factor a row.
     Int8Dynamic,
@@ -200,7 +200,7 @@ impl PackedMatrix {
     ///
     /// Weights are rounded once to the storage's type, after the multiplication by the gain in
     /// f32; a type that holds them exactly changes nothing. What integers round to stands in
-    /// [`quantised`](crate::quantised).
+    /// the module `quantised`.
     ///
     /// # Panics
     ///
