@@ -37,6 +37,8 @@ class Engine:
     held: float = 1.3
     peak: float = 1.5
     accuracy: str = ""
+    # What `--dtype` is told, if not the class.
+    computes: str = ""
     # Runs under other limits than the peers, so that a ratio would mean nothing.
     is_alone: bool = False
     only_ragged: bool = False
@@ -72,7 +74,8 @@ class Engine:
             common += ["--new-tokens", str(workload.new_tokens), "--num-beams", str(workload.beams)]
         if self.program == "quintic":
             extra = os.environ.get("QUINTIC_BENCH_ARGS", "").split()
-            return [str(quintic), "bench", "--serve", "--shape", str(folder), "--dtype", self.dtype, *common, *extra]
+            return [str(quintic), "bench", "--serve", "--shape", str(folder), "--dtype", self.computes or self.dtype,
+                    *common, *extra]
         if self.program == "candle":
             return [str(CANDLE), "--model", str(folder), "--dtype", self.dtype, *common]
         converted = ["--form", str(models / self.form)] if self.form else []
@@ -112,6 +115,12 @@ def _ours() -> list[Engine]:
         Engine("quintic-1-thread", "f32", "quintic", arguments=one_thread, is_alone=True, most_beams=MANY),
         Engine("quintic-1-thread", "bf16", "quintic", arguments=one_thread, is_alone=True, most_beams=MANY, **bf16),
         *forced,
+        # Weights alone in integers, for few rows; and products of integers.
+        *(
+            Engine(f"quintic-{weights}", "int8", "quintic", arguments=("--weights", weights), computes="bf16",
+                   most_beams=MANY, **bf16)
+            for weights in ("int8", "w8a8")
+        ),
     ]
 
 
