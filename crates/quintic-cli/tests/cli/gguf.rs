@@ -1,7 +1,5 @@
 //! Models in GGUF files.
 
-use serde_json::json;
-
 use super::support::{run, testdata};
 
 fn file(name: &str) -> String {
@@ -29,7 +27,7 @@ fn inspect_says_what_is_in_the_file() {
 }
 
 #[test]
-fn texts_are_encoded_and_generated_from() {
+fn texts_are_encoded() {
     let encode = |backend: &str| {
         let file = file("umt5");
         let arguments = ["encode", "--model", &file, "--quiet", "--backend", backend];
@@ -46,14 +44,8 @@ fn texts_are_encoded_and_generated_from() {
             lines[0]
         );
     }
-    let file = file("t5");
-    let arguments = ["generate", "--model", &file, "--quiet", "--json"];
-    let more = ["--max-new-tokens", "5", "ab b"];
-    let ran = run(&[&arguments[..], &more].concat()).good();
-    let tokens = ran.json_lines()[0]["sequences"][0]["tokens"].clone();
-    assert_ne!(tokens, json!([]));
-    assert!(
-        tokens.as_array().is_some_and(|list| list.len() <= 6),
-        "{tokens}"
-    );
+    // A model with random weights, which chooses an id that its tokenizer has no piece for.
+    let model = file("t5");
+    let arguments = ["generate", "--model", &model, "--quiet", "ab b"];
+    run(&arguments).fails(8, &["is not in the vocabulary of 8 ids"]);
 }
