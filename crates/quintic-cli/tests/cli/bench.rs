@@ -385,7 +385,10 @@ fn what_the_machine_has() {
     let report = &report["machine"];
     let sets = report["instruction_sets"].as_array().unwrap();
     assert_eq!(sets[0], "portable");
-    assert_eq!(report["chosen"], *sets.last().unwrap());
+    let (chosen, last) = (&report["chosen"], sets.last().unwrap());
+    // Where the bf16 dot product is slower than f32, it is there but not chosen.
+    let is_passed_over = last == "avx512bf16" && chosen == "avx512";
+    assert!(chosen == last || is_passed_over, "{report}");
     assert!(report["cores"].as_u64().unwrap() >= 1);
     let report = machine(Some("portable"), true).good().json();
     assert_eq!(report["machine"]["chosen"], "portable");

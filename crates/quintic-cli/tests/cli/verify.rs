@@ -112,7 +112,10 @@ fn the_table_of_the_usual_texts() {
         .map_while(|line| line.split_whitespace().next())
         .filter(|name| *name != "f32-high")
         .collect();
-    assert_eq!(names, ["(sizes)", "f32", "bf16", "f16"]);
+    assert_eq!(
+        names,
+        ["(sizes)", "f32", "bf16", "f16", "int8", "w8a8", "int4"]
+    );
     let position = lines
         .iter()
         .position(|line| *line == "worst tokens, by cosine");
