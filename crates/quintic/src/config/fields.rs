@@ -193,6 +193,11 @@ impl Fields {
         Ok(self.whole(name, 0, MAX_EXTENT)?.map(|number| number as u32))
     }
 
+    /// Whether the field is there, be it null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
     /// One token or a list of them.
     pub(super) fn tokens(&mut self, name: &str) -> Result<Vec<u32>> {
         let Some(Value::Array(list)) = self.get(name) else {

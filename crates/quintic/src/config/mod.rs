@@ -132,6 +132,12 @@ pub struct T5Config {
     pub warnings: Vec<String>,
 }
 
+/// Padding of every T5 whose config does not say otherwise.
+const PAD_TOKEN_ID: u32 = 0;
+
+/// End token of every T5 whose config does not say otherwise.
+const EOS_TOKEN_ID: u32 = 1;
+
 impl T5Config {
     /// Reads `config.json` at `path`.
     ///
@@ -194,8 +200,8 @@ impl T5Config {
             tie_word_embeddings: None,
             scale_decoder_outputs: None,
             decoder_start_token_id: Some(0),
-            pad_token_id: Some(0),
-            eos_token_ids: Vec::new(),
+            pad_token_id: Some(PAD_TOKEN_ID),
+            eos_token_ids: vec![EOS_TOKEN_ID],
             torch_dtype: None,
             tokenizer_class: None,
             architectures: Vec::new(),
@@ -241,8 +247,15 @@ impl T5Config {
             tie_word_embeddings: fields.boolean("tie_word_embeddings")?,
             scale_decoder_outputs: fields.boolean("scale_decoder_outputs")?,
             decoder_start_token_id: fields.token("decoder_start_token_id")?,
-            pad_token_id: fields.token("pad_token_id")?,
-            eos_token_ids: fields.tokens("eos_token_id")?,
+            // What transformers takes where a config says nothing; null is none.
+            pad_token_id: match fields.has("pad_token_id") {
+                true => fields.token("pad_token_id")?,
+                false => Some(PAD_TOKEN_ID),
+            },
+            eos_token_ids: match fields.has("eos_token_id") {
+                true => fields.tokens("eos_token_id")?,
+                false => vec![EOS_TOKEN_ID],
+            },
             torch_dtype: fields.dtype()?,
             tokenizer_class: fields.text("tokenizer_class")?,
             architectures,

@@ -122,6 +122,18 @@ fn families_and_odd_shapes() {
     assert_eq!(saved_by_5.torch_dtype.as_deref(), Some("float32"));
 }
 
+/// As in transformers, whose defaults they are.
+#[test]
+fn tokens_that_a_config_does_not_name() {
+    let config = T5Config::from_json(with("").as_bytes()).unwrap();
+    assert_eq!(config.pad_token_id, Some(0));
+    assert_eq!(config.eos_token_ids, [1]);
+    let none = with(r#","pad_token_id":null,"eos_token_id":null"#);
+    let none = T5Config::from_json(none.as_bytes()).unwrap();
+    assert_eq!(none.pad_token_id, None);
+    assert!(none.eos_token_ids.is_empty());
+}
+
 #[test]
 fn parameter_counts_of_known_models() {
     let xxl = load("t5-v1_1-xxl").encoder_parameters();

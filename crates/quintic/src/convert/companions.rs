@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::checkpoint::{Checkpoint, InferredShape, TOKENIZER_FILES, infer_shape};
 use crate::output::folder::copy_if_there;
 use crate::sentence::SentenceHead;
+use crate::text_encoder::config_of;
 use crate::{Error, Result};
 
 /// Files of a tokenizer that only go with others.
@@ -42,7 +43,14 @@ pub(crate) fn copy_companions(
 ///
 /// As [`infer_shape`].
 pub(crate) fn inferred_config(checkpoint: &Checkpoint) -> Result<Value> {
-    Ok(config_json(&infer_shape(checkpoint)?))
+    let mut json = config_json(&infer_shape(checkpoint)?);
+    // A GGUF file names tokens, and its own precision of norms.
+    let config = config_of(checkpoint)?;
+    json["layer_norm_epsilon"] = json!(config.layer_norm_epsilon);
+    json["decoder_start_token_id"] = json!(config.decoder_start_token_id);
+    json["pad_token_id"] = json!(config.pad_token_id);
+    json["eos_token_id"] = json!(config.eos_token_ids.first());
+    Ok(json)
 }
 
 /// Writes `config.json` as transformers lays it out.
@@ -73,6 +81,7 @@ fn config_json(shape: &InferredShape) -> serde_json::Value {
         "feed_forward_proj": shape.feed_forward_proj(),
         "decoder_start_token_id": 0,
         "pad_token_id": 0,
+        "eos_token_id": 1,
     })
 }
 
