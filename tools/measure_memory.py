@@ -1,11 +1,13 @@
 """Measures the memory that `quintic encode` needs for a model of a published shape.
 
     python tools/measure_memory.py testdata/configs/wan2.1_text_encoder_umt5-xxl.json [--dtype BF16] [--tokens 8] [--bin PATH]
+        [--gguf q8_0]
 
 The weights are a sparse file of zeros in the size and layout of the real one, so that a model of many gigabytes costs no disk
 and can be made anywhere. What is measured does not depend on the values: the time until the encoder is loaded, the time for one
 prompt, the largest resident set (mapped weights included, which the system may drop at any time) and the largest anonymous part
-of it, which is what the program itself allocates.
+of it, which is what the program itself allocates. With ``--gguf`` the model is first converted to such blocks, which takes disk, and
+computed from them in bf16.
 """
 
 from __future__ import annotations
@@ -82,6 +84,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--dtype", choices=SIZES, default="BF16")
     parser.add_argument("--tokens", type=int, default=8)
+    parser.add_argument("--gguf", choices=["q8_0", "q4_0"])
     parser.add_argument("--bin", default=os.environ.get("QUINTIC_BIN", "target/release/quintic"))
     args = parser.parse_args()
     config = json.loads(args.config.read_text())
@@ -90,7 +93,13 @@ def main() -> None:
         stored = write_sparse(model / "model.safetensors", encoder_tensors(config), args.dtype)
         (model / "config.json").write_text(json.dumps(config))
         write_ids(model / "ids.safetensors", args.tokens)
-        command = [args.bin, "encode", "--model", folder, "--input-ids", str(model / "ids.safetensors"), "--json", "--quiet"]
+        source, options = folder, []
+        if args.gguf:
+            source, options = str(model / "model.gguf"), ["--dtype", "bf16"]
+            convert = [args.bin, "convert", "--model", folder, "--to", "gguf", "--dtype", args.gguf, "-o", source, "--quiet"]
+            subprocess.run(convert, check=True)
+            stored = Path(source).stat().st_size
+        command = [args.bin, "encode", "--model", source, "--input-ids", str(model / "ids.safetensors"), "--json", "--quiet", *options]
         process = subprocess.Popen([*command, "-o", str(model / "out.safetensors")], stdout=subprocess.PIPE, text=True)
         anonymous = 0
         while process.poll() is None:
@@ -99,7 +108,10 @@ def main() -> None:
         if process.returncode != 0 or process.stdout is None:
             raise SystemExit(f"{command[0]} ended with code {process.returncode}")
         summary = json.loads(process.stdout.read())
-    print(f"weights {stored / 1e9:.2f} GB in {args.dtype}, {2 * stored / SIZES[args.dtype] * 2 / 1e9:.2f} GB in F32")
+    if args.gguf:
+        print(f"file {stored / 1e9:.2f} GB in {args.gguf}")
+    else:
+        print(f"weights {stored / 1e9:.2f} GB in {args.dtype}, {2 * stored / SIZES[args.dtype] * 2 / 1e9:.2f} GB in F32")
     print(f"loaded in {summary['load_s']:.2f} s, {args.tokens} tokens in {summary['encode_s']:.1f} s")
     print(f"peak resident {summary['peak_rss_bytes'] / 1e9:.2f} GB, of it allocated {anonymous / 1e6:.0f} MB")
 
