@@ -6,7 +6,10 @@ input. The yardstick is transformers itself in float32, on the same input, layer
 The reference backend sums in float64: nowhere may its largest distance from the float64 truth be more
 than twice that of transformers. A backend that sums in float32 rounds as often as transformers does, in
 another order, so which of the two has the larger maximum is luck; over a tensor's root mean square the
-luck averages out. There the root mean square may be twice, the maximum three times as large.
+luck averages out. There the root mean square may be twice, the maximum three times as large. Where one
+channel holds all the large values, even that is luck: the maximum is then the rounding of a single value,
+and theirs may happen to be next to nothing. So a larger maximum passes if in the worst channel, over all
+tokens, our root mean square is at most twice theirs.
 """
 
 from __future__ import annotations
@@ -36,6 +39,9 @@ class LayerError:
     theirs: float
     ours_rms: float = 0.0
     theirs_rms: float = 0.0
+    # Root mean square over the tokens in the channel where it is largest.
+    ours_channel: float = math.inf
+    theirs_channel: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -47,7 +53,10 @@ class LayerError:
     @property
     def accepted(self) -> bool:
         """Whether this layer keeps the rule; false for NaN."""
-        return self.ratio <= FACTOR and self.ours_rms <= RMS_FACTOR * self.theirs_rms
+        if not self.ours_rms <= RMS_FACTOR * self.theirs_rms:
+            return False
+        is_luck = not EXACT and self.ours_channel <= RMS_FACTOR * self.theirs_channel
+        return self.ratio <= FACTOR or is_luck
 
 
 @dataclass(frozen=True)
@@ -84,6 +93,14 @@ def _rms(values: np.ndarray, truth: np.ndarray) -> float:
     return float(np.sqrt(np.square(values.astype(np.float64) - truth).mean())) if values.size else 0.0
 
 
+def _channel(values: np.ndarray, truth: np.ndarray) -> float:
+    """Root mean square difference over tokens, in the worst channel; infinite if a value is not finite."""
+    if not np.isfinite(values).all():
+        return math.inf
+    squares = np.square(values.astype(np.float64) - truth).reshape(-1, values.shape[-1])
+    return float(np.sqrt(squares.mean(axis=0)).max()) if squares.size else 0.0
+
+
 def layer_errors(outputs: Mapping[str, np.ndarray], expected: Expected, where: np.ndarray) -> list[LayerError]:
     """Measures every hidden state at the positions ``where``; shapes and types must be right everywhere."""
     n_states = len(expected.f64)
@@ -101,6 +118,8 @@ def layer_errors(outputs: Mapping[str, np.ndarray], expected: Expected, where: n
                 _distance(theirs[where], truth[where]),
                 _rms(ours[where], truth[where]),
                 _rms(theirs[where], truth[where]),
+                _channel(ours[where], truth[where]),
+                _channel(theirs[where], truth[where]),
             )
         )
     last = _state(outputs, LAST, expected.f64[-1].shape)
@@ -121,7 +140,8 @@ def assert_accepted(errors: Sequence[LayerError]) -> None:
     if not all(error.accepted for error in errors):
         lines = [
             f"layer {error.layer}: ours {error.ours:.3g}, transformers float32 {error.theirs:.3g}, "
-            f"ratio {error.ratio:.3g}, root mean squares {error.ours_rms:.3g} and {error.theirs_rms:.3g}"
+            f"ratio {error.ratio:.3g}, root mean squares {error.ours_rms:.3g} and {error.theirs_rms:.3g}, "
+            f"in the worst channel {error.ours_channel:.3g} and {error.theirs_channel:.3g}"
             f"{'' if error.accepted else f'  > {FACTOR:g} or {RMS_FACTOR:g}'}"
             for error in errors
         ]
