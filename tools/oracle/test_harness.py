@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import transformers
 from safetensors.torch import save_file
 
 from oracle.cases import CONFIGS, MODELS, Batch, Model
-from oracle.compare import assert_accepted, assert_zero, layer_errors
+from oracle.compare import EXACT, LayerError, assert_accepted, assert_zero, layer_errors
 from oracle.engines import Outputs, StandIn
 from oracle.make_models import read_tensors
 from oracle.plain import PlainEncoder
@@ -41,6 +42,14 @@ def right(folder_of: FolderOf) -> tuple[Batch, Expected, Outputs]:
 def _verify(batch: Batch, expected: Expected, outputs: Outputs) -> None:
     assert_zero(outputs, ~batch.real())
     assert_accepted(layer_errors(outputs, expected, batch.real()))
+
+
+def test_a_maximum_of_luck_is_judged_by_its_channel() -> None:
+    """Never for the exact backend, and only if root mean squares are in order."""
+    lucky = LayerError(1, 5.0, 1.0, ours_rms=1.0, theirs_rms=1.0, ours_channel=1.5, theirs_channel=1.0)
+    assert lucky.accepted is not EXACT
+    for worse in ({"ours_channel": 2.5}, {"ours_channel": float("nan")}, {"ours_rms": 2.5}):
+        assert not replace(lucky, **worse).accepted
 
 
 def test_the_right_output_is_accepted(right: tuple[Batch, Expected, Outputs]) -> None:
