@@ -118,7 +118,8 @@ def test_encode_prompt(case: Case, pair_of: Callable[[Case], Pair]) -> None:
     wide = copy.deepcopy(getattr(pair.theirs, case.slot)).double()
     exact = encode_all(with_encoder(pair.theirs, case, wide), case)
     noise = worst(expected, exact)
-    assert 0 < noise < TOLERANCE / 3
+    # transformers' own noise depends on the CPU: up to 0.4 of TOLERANCE was seen.
+    assert 0 < noise < TOLERANCE / 2
     assert worst(found, exact) <= 2 * noise
 
 
