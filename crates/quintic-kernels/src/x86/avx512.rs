@@ -14,7 +14,7 @@ pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
     run: run_f32,
     narrow: Some(NarrowF32 {
         max_rows: IN_ORDER,
-        bf16: run_f32_over_bf16::<PAGE>,
+        bf16: run_f32_over_bf16::<true>,
         f16: run_f32_over_f16,
     }),
 };
@@ -23,7 +23,7 @@ pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
 pub(crate) const MICRO_F32_UNFETCHED: MicroF32 = MicroF32 {
     narrow: Some(NarrowF32 {
         max_rows: IN_ORDER,
-        bf16: run_f32_over_bf16::<0>,
+        bf16: run_f32_over_bf16::<false>,
         f16: run_f32_over_f16,
     }),
     ..MICRO_F32
@@ -42,9 +42,11 @@ pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
 /// at every page.
 const AHEAD: usize = 2048;
 
-/// How far ahead few rows of f32 fetch weights of bf16, in values. On an Emerald Rapids four and eight
-/// rows read weights about half as fast again with it; one row does not differ beyond noise.
-const PAGE: usize = 2048;
+/// How far ahead few rows of f32 fetch weights of bf16, in values: 8 KiB into the second-level cache,
+/// which has many times the first-level cache's room for lines on their way, and the last KiB into
+/// the first-level cache.
+const FAR: usize = 4096;
+const NEAR: usize = 512;
 
 /// With so few rows weights of bf16 are read in the order in which they stand, which memory serves up
 /// to twice as fast as reading columns 0 to 15 and 16 to 31 in turns, 1 KiB apart. Whole blocks of
@@ -121,9 +123,9 @@ unsafe fn run_f32(block: &F32Block) {
 ///
 /// As [`NarrowF32::bf16`]; needs AVX-512 F.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn run_f32_over_bf16<const AHEAD: usize>(block: &F32Block<u16>) {
+unsafe fn run_f32_over_bf16<const FETCHES: bool>(block: &F32Block<u16>) {
     // SAFETY: by the caller's word.
-    unsafe { by_rows!(f32_rows_over_bf16 AHEAD, block, 1 2 3 4 5 6 7 8 9 10 11 12 13) }
+    unsafe { by_rows!(f32_rows_over_bf16 FETCHES, block, 1 2 3 4 5 6 7 8 9 10 11 12 13) }
 }
 
 /// # Safety
@@ -171,8 +173,11 @@ unsafe fn f32_rows<const ROWS: usize>(block: &F32Block) {
 macro_rules! in_order_f32 {
     ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
         for pair in 0..CHUNK / 2 {
-            if AHEAD > 0 {
-                _mm_prefetch::<_MM_HINT_T0>($b.wrapping_add(pair * 32 + AHEAD).cast());
+            if FETCHES {
+                let far = $b.wrapping_add(pair * 32 + FAR);
+                let near = $b.wrapping_add(pair * 32 + NEAR);
+                _mm_prefetch::<_MM_HINT_T1>(far.cast());
+                _mm_prefetch::<_MM_HINT_T0>(near.cast());
             }
             let pairs = _mm512_loadu_si512($b.add(pair * 32).cast());
             let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
@@ -189,7 +194,7 @@ macro_rules! in_order_f32 {
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn f32_rows_over_bf16<const ROWS: usize, const AHEAD: usize>(block: &F32Block<u16>) {
+unsafe fn f32_rows_over_bf16<const ROWS: usize, const FETCHES: bool>(block: &F32Block<u16>) {
     debug_assert_eq!(block.depth % CHUNK, 0, "chunks of bf16");
     // SAFETY: rows and depth are inside what the caller has allocated.
     unsafe {

@@ -52,16 +52,24 @@ const MOST_ROWS: usize = 12;
 /// With so few rows weights are read in the order in which they stand, see `avx512`.
 const IN_ORDER: usize = 13;
 
-/// How many bytes ahead of their use codes are asked for: widening them takes so long that the
-/// processor itself does not look far enough ahead.
-const AHEAD: usize = 2048;
+/// How many bytes ahead of their use codes are asked for, since widening them takes so long that the
+/// processor itself does not look far enough ahead: into the second-level cache, and from there into
+/// the first.
+const FAR: usize = 8192;
+const NEAR: usize = 1024;
 
 /// Asks for what is read soon; what is not there does no harm.
 #[inline(always)]
 fn ahead(at: *const u8) {
     // SAFETY: a prefetch reads nothing that could be seen.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD).cast()) };
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(FAR).cast());
+        _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(NEAR).cast());
+    }
 }
+
+/// Lines of half a chunk of int4.
+const INT4_LINES: usize = CHUNK / QUAD / 2;
 
 /// Columns of half a panel: lanes of a vector.
 const HALF: usize = PANEL / 2;
@@ -166,46 +174,92 @@ macro_rules! write {
     };
 }
 
-/// The four codes of 16 columns' quads as f32, `k` by `k`.
+/// `$bits` bits of each 32-bit lane, from bit `$shift` on, as the lowest bits of a significand whose
+/// exponent makes the first of them worth one: an integer plus [`bias`]. Of integers with a sign the
+/// topmost bit is flipped by `$flip`, which adds half their range. One instruction, on either
+/// of two units; shifts and conversions would take two and three, most of them on one.
+macro_rules! as_significand {
+    ($lanes:expr, $bits:literal, $shift:literal, $flip:expr) => {{
+        let mask = _mm512_set1_epi32(((1 << $bits) - 1) << $shift);
+        let rest = _mm512_set1_epi32((127 + 23 - $shift) << 23 | $flip << $shift);
+        // `(lanes & mask) ^ rest`.
+        _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<0x6a>($lanes, mask, rest))
+    }};
+}
+
+/// What [`as_significand`] has added to an integer of `bits` bits that began at bit `shift`.
+const fn bias(bits: u32, shift: u32) -> f32 {
+    ((1u32 << (23 - shift)) + (1 << (bits - 1))) as f32
+}
+
+/// The four codes of 16 columns' quads as f32, `k` by `k`. Exact: so are both terms of a difference.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn four_of_int8(quads: __m512i) -> [__m512; QUAD] {
+    let upper = _mm512_srli_epi32::<16>(quads);
+    let (even, odd) = (_mm512_set1_ps(bias(8, 0)), _mm512_set1_ps(bias(8, 8)));
     [
-        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<24>(quads))),
-        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<16>(quads))),
-        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(_mm512_slli_epi32::<8>(quads))),
-        _mm512_cvtepi32_ps(_mm512_srai_epi32::<24>(quads)),
+        _mm512_sub_ps(as_significand!(quads, 8, 0, 128), even),
+        _mm512_sub_ps(as_significand!(quads, 8, 8, 128), odd),
+        _mm512_sub_ps(as_significand!(upper, 8, 0, 128), even),
+        _mm512_sub_ps(as_significand!(upper, 8, 8, 128), odd),
     ]
 }
 
-/// Sixteen multipliers as f32.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn multipliers(at: *const u8) -> __m512 {
-    // SAFETY: 16 bytes exist, by the caller's word.
-    unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) }
+/// A group's sixteen multipliers as f32, and their products with the biases of nibbles, negated.
+struct Multipliers {
+    by: __m512,
+    biases: [__m512; QUAD],
 }
 
-/// The eight codes of a line of int4 as f32, `k` by `k`: the product of `q` and the multiplier,
-/// which is exact.
+impl Multipliers {
+    /// # Safety
+    ///
+    /// Sixteen bytes exist at `at`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn read(at: *const u8) -> Self {
+        // SAFETY: by the caller's word.
+        let by = unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(at.cast()))) };
+        let of = |shift| _mm512_mul_ps(by, _mm512_set1_ps(-bias(4, shift)));
+        Multipliers {
+            by,
+            biases: [of(0), of(4), of(8), of(12)],
+        }
+    }
+}
+
+/// The eight codes of a line of int4 as f32, `k` by `k`: the product of `q` and the multiplier, of `q`
+/// plus 8 as it is stored. Exact: a bias is 8 times 2^20 + 1 or less, which times 15 has 24 bits, and
+/// the fused multiplication rounds nothing before the biases have cancelled.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn eight_of_int4(line: __m512i, multipliers: __m512) -> [__m512; 2 * QUAD] {
-    let q = _mm512_set_ps(
-        7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0,
-    );
-    // Of each index the lowest four bits count.
-    let code = |index: __m512i| _mm512_mul_ps(_mm512_permutexvar_ps(index, q), multipliers);
+fn eight_of_int4(line: __m512i, by: &Multipliers) -> [__m512; 2 * QUAD] {
+    let upper = _mm512_srli_epi32::<16>(line);
+    let code = |significand, place: usize| _mm512_fmadd_ps(significand, by.by, by.biases[place]);
     [
-        code(line),
-        code(_mm512_srli_epi32::<8>(line)),
-        code(_mm512_srli_epi32::<16>(line)),
-        code(_mm512_srli_epi32::<24>(line)),
-        code(_mm512_srli_epi32::<4>(line)),
-        code(_mm512_srli_epi32::<12>(line)),
-        code(_mm512_srli_epi32::<20>(line)),
-        code(_mm512_srli_epi32::<28>(line)),
+        code(as_significand!(line, 4, 0, 0), 0),
+        code(as_significand!(line, 4, 8, 0), 2),
+        code(as_significand!(upper, 4, 0, 0), 0),
+        code(as_significand!(upper, 4, 8, 0), 2),
+        code(as_significand!(line, 4, 4, 0), 1),
+        code(as_significand!(line, 4, 12, 0), 3),
+        code(as_significand!(upper, 4, 4, 0), 1),
+        code(as_significand!(upper, 4, 12, 0), 3),
     ]
+}
+
+/// The codes of a line of half a chunk of int4.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn int4_line(chunk: *const u8, half: usize, line: usize) -> [__m512; 2 * QUAD] {
+    // SAFETY: the chunk's multipliers and lines exist, by the caller's word.
+    unsafe {
+        let by = Multipliers::read(chunk.add(INT4_CODES + (half * 2 + line / 4) * HALF));
+        let at = chunk.add(half * INT4_CODES / 2 + line * LINE);
+        ahead(at);
+        eight_of_int4(_mm512_loadu_si512(at.cast()), &by)
+    }
 }
 
 /// Two adjacent `k` as pairs of bf16, which hold codes exactly.
@@ -236,20 +290,14 @@ macro_rules! int8_f32 {
     };
 }
 
-/// A half of a chunk of int4 in f32.
+/// A line of a half of a chunk of int4 in f32.
 macro_rules! int4_f32 {
-    ($sums:ident, $half:literal, $a:ident, $b:ident, $block:ident) => {
-        for line in 0..CHUNK / QUAD / 2 {
-            let group = $half * 2 + line / 4;
-            let by = multipliers($b.add(INT4_CODES + group * HALF));
-            let at = $b.add($half * INT4_CODES / 2 + line * LINE);
-            ahead(at);
-            let codes = eight_of_int4(_mm512_loadu_si512(at.cast()), by);
-            for (row, sums) in $sums.iter_mut().enumerate() {
-                let a = $a.add(row * $block.a_row + 2 * QUAD * line);
-                for (k, &codes) in codes.iter().enumerate() {
-                    sums[$half] = _mm512_fmadd_ps(codes, _mm512_set1_ps(*a.add(k)), sums[$half]);
-                }
+    ($sums:ident, $half:literal, $line:ident, $a:ident, $b:ident, $block:ident) => {
+        let codes = int4_line($b, $half, $line);
+        for (row, sums) in $sums.iter_mut().enumerate() {
+            let a = $a.add(row * $block.a_row + 2 * QUAD * $line);
+            for (k, &codes) in codes.iter().enumerate() {
+                sums[$half] = _mm512_fmadd_ps(codes, _mm512_set1_ps(*a.add(k)), sums[$half]);
             }
         }
     };
@@ -280,28 +328,31 @@ macro_rules! int8_bf16 {
     };
 }
 
-/// A half of a chunk of int4 in bf16.
+/// A line of a half of a chunk of int4 in bf16.
 macro_rules! int4_bf16 {
-    ($sums:ident, $half:literal, $a:ident, $b:ident, $block:ident) => {
-        for line in 0..CHUNK / QUAD / 2 {
-            let group = $half * 2 + line / 4;
-            let by = multipliers($b.add(INT4_CODES + group * HALF));
-            let at = $b.add($half * INT4_CODES / 2 + line * LINE);
-            ahead(at);
-            let codes = eight_of_int4(_mm512_loadu_si512(at.cast()), by);
-            let k = 2 * QUAD * line;
-            dot_pair!($sums, $half, pair(codes[0], codes[1]), $a, k, $block);
-            dot_pair!($sums, $half, pair(codes[2], codes[3]), $a, k + 2, $block);
-            dot_pair!($sums, $half, pair(codes[4], codes[5]), $a, k + 4, $block);
-            dot_pair!($sums, $half, pair(codes[6], codes[7]), $a, k + 6, $block);
-        }
+    ($sums:ident, $half:literal, $line:ident, $a:ident, $b:ident, $block:ident) => {
+        let codes = int4_line($b, $half, $line);
+        let k = 2 * QUAD * $line;
+        dot_pair!($sums, $half, pair(codes[0], codes[1]), $a, k, $block);
+        dot_pair!($sums, $half, pair(codes[2], codes[3]), $a, k + 2, $block);
+        dot_pair!($sums, $half, pair(codes[4], codes[5]), $a, k + 4, $block);
+        dot_pair!($sums, $half, pair(codes[6], codes[7]), $a, k + 6, $block);
     };
 }
 
-/// A kernel of few rows: both halves of every chunk, one after the other.
+/// Both halves of a chunk, the second when the first has been read.
+macro_rules! in_order {
+    ($first:expr, $second:expr) => {{
+        $first;
+        compiler_fence(Ordering::SeqCst);
+        $second;
+    }};
+}
+
+/// A kernel of few rows.
 macro_rules! few_rows {
     ($run:ident, $rows:ident, $block:ty, $features:literal, |$sums:ident, $a:ident, $b:ident, $of:ident|
-     $chunks:expr, $first:expr, $second:expr, $size:expr) => {
+     $chunks:expr, $chunk:expr, $size:expr) => {
         /// # Safety
         ///
         /// As [`FewRows`] says.
@@ -319,10 +370,7 @@ macro_rules! few_rows {
                 let mut $sums = [[_mm512_setzero_ps(); 2]; ROWS];
                 let (mut $a, mut $b) = ($of.a, $of.b.cast::<u8>());
                 for _ in 0..$chunks {
-                    $first;
-                    // Each half's weights are read before the other's.
-                    compiler_fence(Ordering::SeqCst);
-                    $second;
+                    $chunk;
                     $a = $a.add(CHUNK);
                     $b = $b.add($size);
                 }
@@ -338,8 +386,10 @@ few_rows!(
     F32Block<u8>,
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma",
     |sums, a, b, block| block.depth / CHUNK,
-    int8_f32!(sums, 0, a, b, block),
-    int8_f32!(sums, 1, a, b.add(INT8_CHUNK / 2), block),
+    in_order!(
+        int8_f32!(sums, 0, a, b, block),
+        int8_f32!(sums, 1, a, b.add(INT8_CHUNK / 2), block)
+    ),
     INT8_CHUNK
 );
 few_rows!(
@@ -348,8 +398,14 @@ few_rows!(
     F32Block<u8>,
     "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma",
     |sums, a, b, block| block.depth / CHUNK,
-    int4_f32!(sums, 0, a, b, block),
-    int4_f32!(sums, 1, a, b, block),
+    in_order!(
+        for line in 0..INT4_LINES {
+            int4_f32!(sums, 0, line, a, b, block);
+        },
+        for line in 0..INT4_LINES {
+            int4_f32!(sums, 1, line, a, b, block);
+        }
+    ),
     INT4_CHUNK
 );
 few_rows!(
@@ -358,8 +414,10 @@ few_rows!(
     Bf16Block,
     "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma",
     |sums, a, b, block| block.chunks / 2,
-    int8_bf16!(sums, 0, a, b, block),
-    int8_bf16!(sums, 1, a, b.add(INT8_CHUNK / 2), block),
+    in_order!(
+        int8_bf16!(sums, 0, a, b, block),
+        int8_bf16!(sums, 1, a, b.add(INT8_CHUNK / 2), block)
+    ),
     INT8_CHUNK
 );
 few_rows!(
@@ -368,8 +426,14 @@ few_rows!(
     Bf16Block,
     "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma",
     |sums, a, b, block| block.chunks / 2,
-    int4_bf16!(sums, 0, a, b, block),
-    int4_bf16!(sums, 1, a, b, block),
+    in_order!(
+        for line in 0..INT4_LINES {
+            int4_bf16!(sums, 0, line, a, b, block);
+        },
+        for line in 0..INT4_LINES {
+            int4_bf16!(sums, 1, line, a, b, block);
+        }
+    ),
     INT4_CHUNK
 );
 
