@@ -699,7 +699,7 @@ pub(crate) struct BenchArgs {
     /// CPU computes is in host memory either way.
     #[arg(long, conflicts_with_all = ["machine", "save_output"])]
     pub(crate) on_device: bool,
-    /// MiB of memory that reading is measured with, at most a quarter of what is free.
+    /// MiB of memory that reading is measured with at most; never more than a quarter of what is free.
     #[arg(long, value_name = "N", default_value = "2048")]
     pub(crate) read_mib: NonZeroUsize,
     /// Time one run for each line `run` on standard input, until `quit`.

@@ -32,6 +32,7 @@ fn main() {
         (Precision::F32, Storage::Int8),
         (Precision::F32, Storage::Int4),
         (Precision::F32, Storage::Int8Dynamic),
+        (Precision::F32, Storage::Int8Wide),
     ] {
         kinds.push((precision, Element::Bf16, storage));
     }

@@ -34,6 +34,8 @@ pub enum Storage {
     Int8,
     /// As `Int8`; what flows into the product is rounded to 8-bit integers too, with a factor a row.
     Int8Dynamic,
+    /// As `Int8`; what flows into the product is rounded to 16-bit integers, with a factor a row.
+    Int8Wide,
     /// 4-bit integers, each group of 32 `k` of a column with a whole factor and the column with
     /// one more.
     Int4,
@@ -49,7 +51,7 @@ impl Storage {
             Storage::Bf16 => chunked * PANEL * 2,
             Storage::Bf16Split => chunked * PANEL * 4,
             Storage::Rows => 0,
-            Storage::Int8 | Storage::Int8Dynamic | Storage::Int4 => {
+            Storage::Int8 | Storage::Int8Dynamic | Storage::Int8Wide | Storage::Int4 => {
                 self.codes_bytes(depth) + quantised::FACTORS
             }
         }
@@ -66,7 +68,25 @@ impl Storage {
 
     /// Whether weights are codes with a factor a column.
     pub(crate) fn is_quantised(self) -> bool {
-        matches!(self, Storage::Int8 | Storage::Int8Dynamic | Storage::Int4)
+        matches!(
+            self,
+            Storage::Int8 | Storage::Int8Dynamic | Storage::Int8Wide | Storage::Int4
+        )
+    }
+
+    /// Bytes of a value that flows into the product as an integer; `None` if values flow in.
+    pub(crate) fn planes(self) -> Option<usize> {
+        match self {
+            Storage::Int8Dynamic => Some(1),
+            Storage::Int8Wide => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Whether what flows in becomes integers, whose sums are exact up to
+    /// [`MAX_INT_DEPTH`](crate::MAX_INT_DEPTH).
+    pub fn sums_integers(self) -> bool {
+        self.planes().is_some()
     }
 
     /// A name such as `bf16`.
@@ -79,6 +99,7 @@ impl Storage {
             Storage::Rows => "rows",
             Storage::Int8 => "int8",
             Storage::Int8Dynamic => "int8-dynamic",
+            Storage::Int8Wide => "int8-wide",
             Storage::Int4 => "int4",
         }
     }
@@ -92,6 +113,7 @@ impl Storage {
             Storage::Bf16Split,
             Storage::Int8,
             Storage::Int8Dynamic,
+            Storage::Int8Wide,
             Storage::Int4,
         ]
         .into_iter()
@@ -471,7 +493,9 @@ fn write_column(storage: Storage, panel: &mut [u8], column: usize, weights: &[f3
             write_pairs(high, column, weights, |weight| split_bf16(weight).0);
             write_pairs(low, column, weights, |weight| split_bf16(weight).1);
         }
-        Storage::Int8 | Storage::Int8Dynamic => quantised::write_int8(panel, column, weights),
+        Storage::Int8 | Storage::Int8Dynamic | Storage::Int8Wide => {
+            quantised::write_int8(panel, column, weights);
+        }
         Storage::Int4 => quantised::write_int4(panel, column, weights),
     }
 }

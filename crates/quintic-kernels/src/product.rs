@@ -97,15 +97,56 @@ pub(crate) fn product(
     if x.tokens == 0 {
         return;
     }
-    if shape.storage == Storage::Int8Dynamic {
-        return bytes::product(table, pool, scratch, x, w, finish);
+    match shape.storage.planes() {
+        Some(planes) => {
+            let plan = bytes::Plan::new(table, pool, scratch, x, planes, w);
+            run_all(&plan, pool, scratch, &finish);
+        }
+        None => run_all(
+            &Plan::new(table, pool.threads(), x, w),
+            pool,
+            scratch,
+            &finish,
+        ),
     }
-    let plan = Plan::new(table, pool.threads(), x, w);
+}
+
+/// A product cut into tasks of some rows and some panels. Tasks that follow each other share panels,
+/// then go on to the next ones.
+trait Tasks: Sync {
+    /// Rows of the result, and most of a task.
+    fn tokens(&self) -> usize;
+    fn block_tokens(&self) -> usize;
+
+    /// Makes tasks of about so many rows, if they are larger.
+    fn cut_to(&mut self, tokens: usize);
+
+    /// Most panels of a task.
+    fn panels(&self) -> usize;
+
+    fn weights(&self) -> &PackedMatrix;
+
+    /// # Safety
+    ///
+    /// The table's instruction set is available, and no other thread touches the elements of
+    /// the result that belong to `task`.
+    unsafe fn run(&self, task: usize, scratch: &mut Scratch, finish: &Finish);
+
+    fn row_blocks(&self) -> usize {
+        self.tokens().div_ceil(self.block_tokens())
+    }
+
+    fn n_tasks(&self) -> usize {
+        self.row_blocks() * self.weights().shape().panels().div_ceil(self.panels())
+    }
+}
+
+fn run_all(plan: &impl Tasks, pool: &Pool, scratch: &[Mutex<Scratch>], finish: &Finish) {
     pool.run(plan.n_tasks(), |task, worker| {
         let mut scratch = scratch_of(scratch, worker);
         // SAFETY: the table's instruction set is available; tasks cover different rows or
         // panels of a result that belongs to this operation.
-        unsafe { plan.run(task, &mut scratch, &finish) }
+        unsafe { plan.run(task, &mut scratch, finish) }
     });
 }
 
@@ -127,12 +168,6 @@ pub(crate) struct Section<'a> {
     /// `[rows, columns]`.
     pub(crate) values: &'a [f32],
     pub(crate) columns: usize,
-}
-
-/// Whether [`product_in_sections`] multiplies with such weights; it does with all but those that
-/// meet activations in integers.
-pub(crate) fn has_sections(w: &PackedMatrix) -> bool {
-    w.shape().storage != Storage::Int8Dynamic
 }
 
 /// `scale * x w^T`, section by section: each is handed to `take` while it is in a near cache, and then
@@ -158,17 +193,34 @@ pub(crate) fn product_in_sections(
     if x.tokens == 0 || shape.columns == 0 {
         return;
     }
-    let mut plan = Plan::new(table, pool.threads(), x, w);
-    let rows = SECTION_ROWS.next_multiple_of(plan.micro_rows);
-    plan.block_rows = plan.block_rows.min(rows);
+    match shape.storage.planes() {
+        Some(planes) => {
+            let plan = bytes::Plan::new(table, pool, scratch, x, planes, w);
+            run_in_sections(plan, pool, scratch, scale, take);
+        }
+        None => {
+            let plan = Plan::new(table, pool.threads(), x, w);
+            run_in_sections(plan, pool, scratch, scale, take);
+        }
+    }
+}
+
+fn run_in_sections(
+    mut plan: impl Tasks,
+    pool: &Pool,
+    scratch: &[Mutex<Scratch>],
+    scale: f32,
+    take: impl Fn(&Section<'_>) + Sync,
+) {
+    let shape = plan.weights().shape();
+    plan.cut_to(SECTION_ROWS);
     let row_blocks = plan.row_blocks();
     let n_sections = shape.panels().div_ceil(SECTION_PANELS);
-    let tasks = n_sections * row_blocks;
-    pool.run(tasks, |task, worker| {
+    pool.run(n_sections * row_blocks, |task, worker| {
         let mut scratch = scratch_of(scratch, worker);
         let (number, row_block) = (task / row_blocks, task % row_blocks);
-        let first_row = row_block * plan.block_rows;
-        let rows = plan.block_rows.min(x.tokens - first_row);
+        let first_row = row_block * plan.block_tokens();
+        let rows = plan.block_tokens().min(plan.tokens() - first_row);
         let first = number * SECTION;
         let columns = SECTION.min(shape.columns - first);
         let values = scratch.section(rows * columns);
@@ -179,8 +231,8 @@ pub(crate) fn product_in_sections(
             scale,
         };
         let panels = number * SECTION_PANELS..((number + 1) * SECTION_PANELS).min(shape.panels());
-        for panel in panels.step_by(plan.panels) {
-            let task = panel / plan.panels * row_blocks + row_block;
+        for panel in panels.step_by(plan.panels()) {
+            let task = panel / plan.panels() * row_blocks + row_block;
             // SAFETY: the table's instruction set is available; the section's memory has room for its
             // rows and columns, and is this worker's.
             unsafe { plan.run(task, &mut scratch, &finish) }
@@ -219,7 +271,7 @@ fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
 
 /// Whether activations and weights of these types can be multiplied.
 pub(crate) fn has_product(form: Form, storage: Storage) -> bool {
-    storage == Storage::Int8Dynamic || planes(form, storage).is_some()
+    storage.sums_integers() || planes(form, storage).is_some()
 }
 
 struct Plan<'a> {
@@ -266,21 +318,30 @@ impl<'a> Plan<'a> {
             planes,
         }
     }
+}
 
-    fn row_blocks(&self) -> usize {
-        self.x.tokens.div_ceil(self.block_rows)
+impl Tasks for Plan<'_> {
+    fn tokens(&self) -> usize {
+        self.x.tokens
     }
 
-    fn n_tasks(&self) -> usize {
-        self.row_blocks() * self.w.shape().panels().div_ceil(self.panels)
+    fn block_tokens(&self) -> usize {
+        self.block_rows
     }
 
-    /// Tasks that follow each other share panels, then go on to the next ones.
-    ///
-    /// # Safety
-    ///
-    /// The table's instruction set is available, and no other thread touches the elements of
-    /// the result that belong to `task`.
+    fn cut_to(&mut self, tokens: usize) {
+        let rows = tokens.next_multiple_of(self.micro_rows);
+        self.block_rows = self.block_rows.min(rows);
+    }
+
+    fn panels(&self) -> usize {
+        self.panels
+    }
+
+    fn weights(&self) -> &PackedMatrix {
+        self.w
+    }
+
     unsafe fn run(&self, task: usize, scratch: &mut Scratch, finish: &Finish) {
         let shape = self.w.shape();
         let row_block = task % self.row_blocks();
@@ -348,7 +409,9 @@ impl<'a> Plan<'a> {
             unsafe { (micro.leave)() };
         }
     }
+}
 
+impl Plan<'_> {
     /// # Safety
     ///
     /// As [`Plan::run`].

@@ -1,4 +1,4 @@
-//! Weights as integers of 8 or 4 bits, and activations as integers of 8.
+//! Weights as integers of 8 or 4 bits, and activations as integers of 8 or 16.
 //!
 //! # What is stored
 //!
@@ -47,7 +47,13 @@ pub(crate) const FACTORS: usize = PANEL * size_of::<f32>();
 /// Largest code.
 const LARGEST: f32 = 127.0;
 
-/// Most depth of a product whose sums are exact in i32: `2^17 * 127 * 127 < 2^31`.
+/// Largest code of 16 bits: a high byte of 127 and a low one of 127.
+const LARGEST_WIDE: f32 = 127.0 * HIGH + 127.0;
+
+/// What a high byte counts.
+const HIGH: f32 = 256.0;
+
+/// Most depth of a product whose sums are exact in i32: `2^17 * 127 * 128 < 2^31`.
 pub const MAX_INT_DEPTH: usize = 1 << 17;
 
 /// Columns of half a panel.
@@ -63,17 +69,17 @@ fn place(k: usize, column: usize) -> usize {
 /// Adding and subtracting this rounds an f32 of less than 2^22 to a whole number, half to even.
 const ROUND: f32 = 12_582_912.0;
 
-/// The factor of a column or row whose largest magnitude has these bits, and what it is
-/// multiplied with to become codes. With a value that is not finite the factor is NaN, so that
+/// The factor of a column or row whose largest magnitude has these bits and becomes the code
+/// `most`, and what it is multiplied with to become codes. With a value that is not finite the factor is NaN, so that
 /// none of the column's results is. What is so small that its inverse is not finite becomes zeros.
 #[inline(always)]
-fn factors(largest_bits: u32) -> (f32, f32) {
+fn factors(largest_bits: u32, most: f32) -> (f32, f32) {
     let largest = f32::from_bits(largest_bits);
-    let inverse = LARGEST / largest;
+    let inverse = most / largest;
     if !largest.is_finite() {
         (f32::NAN, 0.0)
     } else if inverse.is_finite() {
-        (largest / LARGEST, inverse)
+        (largest / most, inverse)
     } else {
         (0.0, 0.0)
     }
@@ -89,7 +95,7 @@ fn largest_bits(values: &[f32]) -> u32 {
 
 /// Writes a column of int8: the nearest codes to weights over the largest of them / 127.
 pub(crate) fn write_int8(panel: &mut [u8], column: usize, weights: &[f32]) {
-    let (factor, inverse) = factors(largest_bits(weights));
+    let (factor, inverse) = factors(largest_bits(weights), LARGEST);
     for (k, weight) in weights.iter().enumerate() {
         panel[place(k, column)] = (weight * inverse).round_ties_even() as i8 as u8;
     }
@@ -282,8 +288,16 @@ pub(crate) struct Quantised {
     pub(crate) scale_columns: unsafe fn(*mut f32, usize, &[f32; PANEL]),
     /// The nearest codes to a row over its largest magnitude / 127; zeros behind them.
     pub(crate) quantise: unsafe fn(&[f32], &mut [i8]) -> RowCodes,
+    /// The nearest codes of 16 bits to a row over its largest magnitude / 32,639, as high bytes, then low
+    /// bytes: a code is 256 times the high one and the low one, both with a sign. Zeros behind
+    /// them.
+    pub(crate) quantise_wide: unsafe fn(&[f32], [&mut [i8]; 2]) -> [RowCodes; 2],
     /// `(sum - offset * row's sum) * row's factor * column's factor`. The sums exist.
     pub(crate) finish: unsafe fn(&IntSums<'_>),
+    /// The same for high and low bytes, a row each in turns: of two rows of sums the first is 256 times
+    /// the other one's worth. A result takes the place of row `n` where two rows of sums of row
+    /// `2 * n` and `2 * n + 1` have been. The sums exist.
+    pub(crate) finish_wide: unsafe fn(&IntSums<'_>),
 }
 
 /// Compiles the bodies of this module for an instruction set, as `QUANTISED`.
@@ -301,7 +315,9 @@ macro_rules! instantiate {
             int4_to_int8: codes::int4_to_int8,
             scale_columns: codes::scale_columns,
             quantise: codes::quantise,
+            quantise_wide: codes::quantise_wide,
             finish: codes::finish,
+            finish_wide: codes::finish_wide,
         };
 
         /// The bodies of `quantised`, compiled for this instruction set.
@@ -333,9 +349,18 @@ macro_rules! instantiate {
                 body::quantise(row, out)
             }
             $(#[$feature])?
+            pub(super) unsafe fn quantise_wide(row: &[f32], out: [&mut [i8]; 2]) -> [RowCodes; 2] {
+                body::quantise_wide(row, out)
+            }
+            $(#[$feature])?
             pub(super) unsafe fn finish(sums: &IntSums<'_>) {
                 // SAFETY: by the caller's word.
                 unsafe { body::finish(sums) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn finish_wide(sums: &IntSums<'_>) {
+                // SAFETY: by the caller's word.
+                unsafe { body::finish_wide(sums) }
             }
         }
     };
@@ -450,6 +475,26 @@ pub(crate) mod body {
 
     #[inline(always)]
     pub(crate) fn quantise(row: &[f32], out: &mut [i8]) -> RowCodes {
+        let [codes] = split(row, [out], LARGEST, |code| [code]);
+        codes
+    }
+
+    #[inline(always)]
+    pub(crate) fn quantise_wide(row: &[f32], out: [&mut [i8]; 2]) -> [RowCodes; 2] {
+        split(row, out, LARGEST_WIDE, |code| {
+            let high = (code + 128) >> 8;
+            [high, code - (high << 8)]
+        })
+    }
+
+    /// The nearest codes to a row over its largest magnitude / `largest`, each cut into `N` bytes.
+    #[inline(always)]
+    fn split<const N: usize>(
+        row: &[f32],
+        out: [&mut [i8]; N],
+        largest: f32,
+        cut: impl Fn(i32) -> [i32; N],
+    ) -> [RowCodes; N] {
         const WIDTH: usize = 32;
         let mut most = [0u32; WIDTH];
         let mut blocks = row.chunks_exact(WIDTH);
@@ -459,38 +504,53 @@ pub(crate) mod body {
             }
         }
         let rest = largest_bits(blocks.remainder());
-        let (factor, inverse) = factors(most.into_iter().fold(rest, u32::max));
-        // Lanes of NaN and infinities become zeros: the row's factor is a NaN.
+        let (factor, inverse) = factors(most.into_iter().fold(rest, u32::max), largest);
         let one = |value: f32| {
             let bits = (value * inverse + ROUND).to_bits();
-            (bits.wrapping_sub(ROUND.to_bits())) as i32
+            cut(bits.wrapping_sub(ROUND.to_bits()) as i32)
         };
-        let mut sums = [0i32; WIDTH];
-        let (whole, tail) = out.split_at_mut(row.len());
-        if factor.is_finite() && factor > 0.0 {
-            let mut blocks = row.chunks_exact(WIDTH);
-            let mut outs = whole.chunks_exact_mut(WIDTH);
-            for (block, out) in (&mut blocks).zip(&mut outs) {
-                for i in 0..WIDTH {
-                    let code = one(block[i]);
-                    sums[i] += code;
-                    out[i] = code as i8;
+        let mut sums = [[0i32; WIDTH]; N];
+        let out = out.map(|out| {
+            let (whole, tail) = out.split_at_mut(row.len());
+            tail.fill(0);
+            whole
+        });
+        // Lanes of NaN and infinity become zeros: the row's factor is a NaN.
+        if !(factor.is_finite() && factor > 0.0) {
+            for out in out {
+                out.fill(0);
+            }
+            return [RowCodes { factor, sum: 0 }; N];
+        }
+        let mut outs = out.map(|out| out.chunks_exact_mut(WIDTH));
+        let mut blocks = row.chunks_exact(WIDTH);
+        for block in &mut blocks {
+            let mut bytes = [[0i8; WIDTH]; N];
+            for i in 0..WIDTH {
+                let code = one(block[i]);
+                for n in 0..N {
+                    sums[n][i] += code[n];
+                    bytes[n][i] = code[n] as i8;
                 }
             }
-            let rest = blocks.remainder().iter().zip(outs.into_remainder());
-            for (sum, (&value, out)) in sums.iter_mut().zip(rest) {
-                let code = one(value);
-                *sum += code;
-                *out = code as i8;
+            for (out, bytes) in outs.iter_mut().zip(bytes) {
+                if let Some(out) = out.next() {
+                    out.copy_from_slice(&bytes);
+                }
             }
-        } else {
-            whole.fill(0);
         }
-        tail.fill(0);
-        RowCodes {
+        let tails = outs.map(std::slice::ChunksExactMut::into_remainder);
+        for (i, &value) in blocks.remainder().iter().enumerate() {
+            let code = one(value);
+            for n in 0..N {
+                sums[n][i] += code[n];
+                tails[n][i] = code[n] as i8;
+            }
+        }
+        sums.map(|sums| RowCodes {
             factor,
             sum: sums.iter().sum(),
-        }
+        })
     }
 
     /// # Safety
@@ -505,6 +565,29 @@ pub(crate) mod body {
             for (sum, column) in sums.iter_mut().zip(block.columns) {
                 let value = sum.wrapping_sub(shift) as f32 * codes.factor * column;
                 *sum = value.to_bits() as i32;
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Quantised::finish_wide`].
+    #[inline(always)]
+    pub(crate) unsafe fn finish_wide(block: &IntSums<'_>) {
+        for (row, codes) in block.rows.as_chunks::<2>().0.iter().enumerate() {
+            let shifts = codes.map(|codes| block.offset.wrapping_mul(codes.sum));
+            // SAFETY: by the caller's word. Rows are read before their place is written: it is at
+            // most the first one's own.
+            let [high, low] = unsafe {
+                let sums = block.sums.add(2 * row * PANEL);
+                sums.cast::<[[i32; PANEL]; 2]>().read()
+            };
+            // SAFETY: by the caller's word.
+            let out = unsafe { &mut *block.sums.add(row * PANEL).cast::<[f32; PANEL]>() };
+            for i in 0..PANEL {
+                let high = high[i].wrapping_sub(shifts[0]) as f32;
+                let low = low[i].wrapping_sub(shifts[1]) as f32;
+                out[i] = (high * HIGH + low) * codes[0].factor * block.columns[i];
             }
         }
     }

@@ -7,6 +7,9 @@ use crate::*;
 
 const STORAGES: [Storage; 2] = [Storage::Int8, Storage::Int4];
 
+/// Those whose products are of integers.
+const INTEGERS: [Storage; 2] = [Storage::Int8Dynamic, Storage::Int8Wide];
+
 /// Tokens, depth and columns around the sizes of blocks, chunks, groups and panels.
 const SHAPES: [(usize, usize, usize); 14] = [
     (0, 8, 8),
@@ -68,7 +71,7 @@ fn bytes_are_the_nearest_codes() {
     let kernels = Kernels::new(Isa::Portable, 2).unwrap();
     for (rows, depth) in [(1, 1), (33, 31), (40, 64), (70, 200)] {
         let w = Weight::new(Element::F32, rows, depth, rows);
-        for storage in [Storage::Int8, Storage::Int8Dynamic] {
+        for storage in [Storage::Int8, Storage::Int8Dynamic, Storage::Int8Wide] {
             let packed = pack(&kernels, &w, storage);
             for at in 0..rows {
                 let (codes, factor) = column(&packed, at);
@@ -131,7 +134,7 @@ fn four_bits_err_no_more_than_the_plain_choice() {
 #[test]
 fn weights_that_are_zero_tiny_or_not_finite() {
     let kernels = Kernels::new(Isa::Portable, 1).unwrap();
-    for storage in [Storage::Int8, Storage::Int8Dynamic, Storage::Int4] {
+    for storage in STORAGES.into_iter().chain(INTEGERS) {
         for (value, expected) in [
             (0.0, Some(0.0)),
             (1e-40, Some(0.0)),
@@ -193,25 +196,38 @@ fn products_equal_plain_loops() {
 }
 
 /// What a row of f32 becomes, and the product of that.
-fn bytes_product(x: &[f32], codes: &[i32], factor: f32) -> f32 {
+fn bytes_product(x: &[f32], codes: &[i32], factor: f32, storage: Storage) -> f32 {
     let largest = x.iter().fold(0.0, |most: f32, value| most.max(value.abs()));
     if largest == 0.0 {
         return 0.0;
     }
-    let inverse = 127.0 / largest;
-    let sum: i32 = x
-        .iter()
-        .zip(codes)
-        .map(|(value, code)| (value * inverse).round_ties_even() as i32 * code)
-        .sum();
-    sum as f32 * (largest / 127.0) * factor
+    let most = match storage {
+        Storage::Int8Wide => 32639.0,
+        _ => 127.0,
+    };
+    let x = (x.iter()).map(|value| (value * (most / largest)).round_ties_even() as i32);
+    let sum = |part: fn(i32) -> i32| -> f32 {
+        let products = x.clone().zip(codes).map(|(x, code)| part(x) * code);
+        products.sum::<i32>() as f32
+    };
+    let sum = match storage {
+        // The low byte is from -128 to 127.
+        Storage::Int8Wide => {
+            sum(|x| (x + 128).div_euclid(256)) * 256.0 + sum(|x| (x + 128).rem_euclid(256) - 128)
+        }
+        _ => sum(|x| x),
+    };
+    sum * (largest / most) * factor
 }
 
 /// Bit by bit, on every instruction set.
 #[test]
 fn products_of_bytes_are_those_of_plain_loops() {
     for_each_isa(|kernels| {
-        for precision in PRECISIONS {
+        for (precision, storage) in PRECISIONS
+            .into_iter()
+            .flat_map(|precision| INTEGERS.map(|storage| (precision, storage)))
+        {
             let shapes = (1..41)
                 .map(|tokens| (tokens, 130, 33))
                 .chain([(70, 2100, 64)]);
@@ -219,7 +235,7 @@ fn products_of_bytes_are_those_of_plain_loops() {
                 let mut x = kernels.operand(precision, tokens, depth);
                 fill(&mut x, case);
                 let w = Weight::new(Element::F32, columns, depth, case + 100);
-                let packed = pack(kernels, &w, Storage::Int8Dynamic);
+                let packed = pack(kernels, &w, storage);
                 let mut out = Stream::zeroed(tokens, columns);
                 out.values_mut().fill(f32::NAN);
                 kernels.linear(&x, &packed, Epilogue::Scale(1.0, &mut out));
@@ -230,8 +246,8 @@ fn products_of_bytes_are_those_of_plain_loops() {
                         let found = out.values()[token * columns + at];
                         assert_eq!(
                             found,
-                            bytes_product(&x, &codes, factor),
-                            "{} {precision:?} [{tokens}, {depth}] -> {columns}, {token}, {at}",
+                            bytes_product(&x, &codes, factor, storage),
+                            "{} {precision:?} {storage:?} [{tokens}, {depth}] -> {columns}, {token}, {at}",
                             kernels.isa()
                         );
                     }
@@ -246,8 +262,10 @@ fn products_of_bytes_are_those_of_plain_loops() {
 fn largest_bytes_are_summed_exactly() {
     for_each_isa(|kernels| {
         let (tokens, depth, columns) = (5, 4096, 32);
-        for sign in [1.0, -1.0] {
-            let mut x = kernels.operand(Precision::F32, tokens, depth);
+        for (sign, storage) in [1.0, -1.0]
+            .into_iter()
+            .flat_map(|sign| INTEGERS.map(|storage| (sign, storage)))
+        {
             let mut w = Weight::new(Element::F32, columns, depth, 0);
             w.values.fill(2.0 * sign);
             w.bytes = w
@@ -255,16 +273,23 @@ fn largest_bytes_are_summed_exactly() {
                 .iter()
                 .flat_map(|value| value.to_le_bytes())
                 .collect();
-            for token in 0..tokens {
-                (0..depth).for_each(|k| x.set(token, k, -0.5));
-            }
-            let packed = pack(kernels, &w, Storage::Int8Dynamic);
-            let mut out = Stream::zeroed(tokens, columns);
-            kernels.linear(&x, &packed, Epilogue::Scale(1.0, &mut out));
+            let packed = pack(kernels, &w, storage);
             let (codes, factor) = column(&packed, 7);
-            let expected = bytes_product(&vec![-0.5; depth], &codes, factor);
-            assert!((expected + sign * depth as f32).abs() < 1.0);
-            assert!(out.values().iter().all(|&value| value == expected));
+            // The second has a low byte of -128 in 16 bits: 32,639 / 0.5 times it is -32,384.
+            for value in [-0.5f32, -0.5 * 32384.0 / 32639.0] {
+                let mut row = vec![value; depth];
+                row[0] = -0.5;
+                let mut x = kernels.operand(Precision::F32, tokens, depth);
+                for token in 0..tokens {
+                    (0..depth).for_each(|k| x.set(token, k, row[k]));
+                }
+                let mut out = Stream::zeroed(tokens, columns);
+                kernels.linear(&x, &packed, Epilogue::Scale(1.0, &mut out));
+                let expected = bytes_product(&row, &codes, factor, storage);
+                let exact: f32 = row.iter().map(|x| 2.0 * sign * x).sum();
+                assert!((expected - exact).abs() < exact.abs() * 0.01);
+                assert!(out.values().iter().all(|&value| value == expected));
+            }
         }
     });
 }
@@ -337,6 +362,7 @@ fn rows_do_not_depend_on_their_company() {
                 (Storage::Int4, 704),
                 (Storage::Int4, 700),
                 (Storage::Int8Dynamic, 1100),
+                (Storage::Int8Wide, 1100),
             ] {
                 let columns = 90;
                 let w = Weight::new(Element::F32, columns, depth, 7);
@@ -369,7 +395,7 @@ fn gates_and_stacks_are_products_of_their_parts() {
     let (tokens, depth, columns) = (9, 128, 50);
     for_each_isa(|kernels| {
         for precision in PRECISIONS {
-            for storage in [Storage::Int8, Storage::Int4, Storage::Int8Dynamic] {
+            for storage in STORAGES.into_iter().chain(INTEGERS) {
                 let parts = [1, 2].map(|seed| Weight::new(Element::F16, columns, depth, seed));
                 let mut x = kernels.operand(precision, tokens, depth);
                 fill(&mut x, 5);
@@ -406,7 +432,7 @@ fn gates_and_stacks_are_products_of_their_parts() {
 fn what_is_not_finite_stays_in_its_row() {
     let (tokens, depth, columns) = (20, 64, 33);
     for_each_isa(|kernels| {
-        for storage in [Storage::Int8, Storage::Int4, Storage::Int8Dynamic] {
+        for storage in STORAGES.into_iter().chain(INTEGERS) {
             let w = Weight::new(Element::F32, columns, depth, 3);
             let packed = pack(kernels, &w, storage);
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
@@ -467,5 +493,41 @@ fn rows_become_the_nearest_codes() {
                 sum: 127
             }
         );
+    });
+}
+
+#[test]
+fn rows_become_the_nearest_codes_of_sixteen_bits() {
+    for_each_isa(|kernels| {
+        for n in [0, 1, 31, 32, 33, 100] {
+            for size in [1.0, 1e30, 1e-30, 1e-39] {
+                let mut next = noise(n);
+                let row: Vec<f32> = (0..n).map(|_| size * next()).collect();
+                let mut bytes = [vec![99i8; n + 7], vec![99i8; n + 7]];
+                let [high, low] = &mut bytes;
+                let quantise = kernels.table.quantised.quantise_wide;
+                // SAFETY: the instruction set is there.
+                let found = unsafe { quantise(&row, [high, low]) };
+                assert_eq!(found[0].factor, found[1].factor);
+                for (bytes, found) in bytes.iter().zip(found) {
+                    let sum: i32 = bytes.iter().map(|&byte| i32::from(byte)).sum();
+                    assert_eq!(found.sum, sum);
+                    assert!(bytes[n..].iter().all(|&byte| byte == 0));
+                }
+                let [high, low] = &bytes;
+                for ((value, &high), &low) in row.iter().zip(high).zip(low) {
+                    let code = i32::from(high) * 256 + i32::from(low);
+                    assert!(code.abs() <= 32639);
+                    let factor = found[0].factor;
+                    let error = (value - factor * code as f32).abs();
+                    // So small a value is a zero. Factor, quotient and product are rounded.
+                    let least = 32639.0 / f32::MAX;
+                    assert!(
+                        error <= factor * (0.5 + 32639.0 * 3.0 * 2f32.powi(-24)) + least,
+                        "{value} {code} {factor}"
+                    );
+                }
+            }
+        }
     });
 }

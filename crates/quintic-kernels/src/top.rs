@@ -5,11 +5,11 @@
 use std::cmp::Ordering;
 use std::sync::{Mutex, PoisonError};
 
+use crate::Kernels;
 use crate::kernels::Stream;
 use crate::operand::Operand;
 use crate::pack::PackedMatrix;
-use crate::product::{SECTION, has_sections, product_in_sections};
-use crate::{Epilogue, Kernels};
+use crate::product::{SECTION, product_in_sections};
 
 /// Columns of a task: those of a section of a product, so that sums are the same either way.
 const COLUMNS: usize = SECTION;
@@ -59,8 +59,7 @@ impl Kernels {
         parts.merged(k)
     }
 
-    /// [`Kernels::top`] of `scale * x w^T`: bit for bit the same. The product is not written out, unless it is one
-    /// of integers.
+    /// [`Kernels::top`] of `scale * x w^T`: bit for bit the same. The product is not written out.
     ///
     /// # Panics
     ///
@@ -72,11 +71,6 @@ impl Kernels {
         scale: f32,
         k: usize,
     ) -> Vec<Option<Top>> {
-        if !has_sections(w) {
-            let mut written = Stream::zeroed(x.tokens(), w.shape().columns);
-            self.linear(x, w, Epilogue::Scale(scale, &mut written));
-            return self.top(&written, k);
-        }
         let parts = Parts::new(x.tokens(), w.shape().columns);
         let (table, pool, scratch) = (&self.table, &self.pool, &self.scratch);
         product_in_sections(table, pool, scratch, x, w, scale, |section| {
@@ -257,6 +251,7 @@ mod tests {
                 (Precision::F32, Element::F32, Some(Storage::Int8)),
                 (Precision::Bf16, Element::F32, Some(Storage::Int4)),
                 (Precision::Bf16, Element::F32, Some(Storage::Int8Dynamic)),
+                (Precision::Bf16, Element::F32, Some(Storage::Int8Wide)),
             ] {
                 for columns in [1, 31, 33, 767, 768, 769, 1600] {
                     let mut next = noise(columns);

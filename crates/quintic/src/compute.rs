@@ -68,7 +68,7 @@ pub struct ComputeChoice {
     pub fold_norm_gains: Option<bool>,
     /// What is made of the weights of products.
     pub weights: Option<WeightType>,
-    /// Products that `weights` leaves out; by default [`WeightType::default_keep`].
+    /// Products that `weights` leaves out; none by default.
     pub keep: Option<Keep>,
 }
 
@@ -102,7 +102,7 @@ impl ComputeChoice {
             weights,
             keep: self.keep.unwrap_or(match weights == open.weights {
                 true => open.keep,
-                false => weights.default_keep(),
+                false => Keep::default(),
             }),
         };
         packed.map_or(Ok(()), |packed| packed.check(&compute))?;

@@ -4,20 +4,23 @@ use crate::{Error, Result};
 
 /// What a backend makes of the weights of products when a model is loaded.
 ///
-/// [`WeightType::Int8`] and [`WeightType::Int4`] round weights alone: products are computed in the
-/// type that [`Compute::dtype`](crate::Compute::dtype) says. They are for reading less memory, which
+/// [`WeightType::Int8`] and [`WeightType::Int4`] round weights alone: products are as precise as
+/// [`Compute::dtype`](crate::Compute::dtype) says. They are for reading less memory, which
 /// bounds passes over few tokens, above all generation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum WeightType {
     /// As [`Compute::dtype`](crate::Compute::dtype) says.
     #[default]
     AsStored,
-    /// 8-bit integers and a factor an output column: 1 byte a weight.
+    /// 8-bit integers and a factor an output column: 1 byte a weight. In bf16 and f16, what flows into a
+    /// product is rounded to 16-bit integers with a factor a token, which is finer than bf16 for all values
+    /// above a 128th of the token's largest, and lets products be those of integers.
     Int8,
     /// 4-bit integers, a multiplier for each 32 of them and a factor a column: 0.53 bytes a weight.
     Int4,
     /// As `Int8`, and what flows into a product is rounded to 8-bit integers too, with a factor a
-    /// token: products are of integers, up to four times as fast as those of f32.
+    /// token, but to 16-bit integers where it has outliers ([`ProductKind::needs_sixteen_bits`]):
+    /// products are of integers, up to four times as fast as those of f32.
     W8A8,
 }
 
@@ -56,15 +59,6 @@ impl WeightType {
                 ))
             })
     }
-
-    /// The products that are left out unless somebody chooses; `docs/performance.md` has what this
-    /// was decided by.
-    pub fn default_keep(self) -> Keep {
-        match self {
-            WeightType::AsStored | WeightType::Int8 | WeightType::Int4 => Keep::default(),
-            WeightType::W8A8 => Keep::of(&[ProductKind::Wo, ProductKind::Head]),
-        }
-    }
 }
 
 /// Which product of a layer, or of a model.
@@ -91,6 +85,13 @@ impl ProductKind {
         ProductKind::Wo,
         ProductKind::Head,
     ];
+
+    /// Whether 8 bits are too few for what flows into this product: a few of the values behind a
+    /// feed-forward layer's activation are many times as large as the others, and an output head's
+    /// scores are compared with each other. `docs/performance.md` has the measurement.
+    pub fn needs_sixteen_bits(self) -> bool {
+        matches!(self, ProductKind::Wo | ProductKind::Head)
+    }
 
     /// `qkv`, `o`, `wi`, `wo` or `head`.
     pub fn name(self) -> &'static str {

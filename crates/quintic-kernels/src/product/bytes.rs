@@ -5,10 +5,16 @@
 //! A row becomes the nearest whole numbers to itself over its largest magnitude / 127; sums of
 //! products are exact. The result is `sum * row's factor * column's factor`, three numbers of
 //! f32, so all instruction sets give the same bits, and a row's bits depend on that row alone.
+//!
+//! Of [`Storage::Int8Wide`](crate::Storage::Int8Wide) a row becomes the nearest whole numbers to itself over its
+//! largest magnitude / 32,639: 16 bits, that is a row of high bytes and one of low bytes, which are
+//! multiplied like two rows. `256 * high sum + low sum` is rounded three times to f32. The rounding of
+//! a row is at most a 65,278th of its largest magnitude: finer than bf16's for all values above a
+//! 128th of it.
 
 use std::sync::Mutex;
 
-use super::{Ahead, MAX_PANELS, MAX_ROWS, SMALL, Scratch, scratch_of};
+use super::{Ahead, MAX_PANELS, MAX_ROWS, SMALL, Scratch, Tasks, scratch_of};
 use crate::memory::{Buffer, Shared};
 use crate::micro::PANEL;
 use crate::operand::{Operand, row_stride};
@@ -24,21 +30,30 @@ const DEPTH: usize = 1024;
 /// Rows that one thread makes codes of at a time.
 const QUANTISED_ROWS: usize = 8;
 
-/// Rows as codes.
+/// Tokens as rows of codes.
 struct Codes {
     /// Codes of a row, padded with zeros to whole chunks; rows are `row` bytes apart, and padded
     /// to whole calls of a kernel.
     codes: Buffer,
     row: usize,
     rows: Vec<RowCodes>,
+    /// Rows of a token: one, or of high and of low bytes.
+    planes: usize,
 }
 
 impl Codes {
-    fn of(table: &Table, pool: &Pool, scratch: &[Mutex<Scratch>], x: &Operand) -> Self {
+    fn of(
+        table: &Table,
+        pool: &Pool,
+        scratch: &[Mutex<Scratch>],
+        x: &Operand,
+        planes: usize,
+    ) -> Self {
         let row = row_stride(x.columns.next_multiple_of(CHUNK), 1);
-        let padded = x.tokens.next_multiple_of(table.int8.row_multiple);
+        let n_rows = x.tokens * planes;
+        let padded = n_rows.next_multiple_of(table.int8.row_multiple);
         let mut codes = Buffer::zeroed(padded * row);
-        let mut rows = vec![RowCodes::default(); x.tokens];
+        let mut rows = vec![RowCodes::default(); n_rows];
         let (start, starts) = (
             Shared::new(codes.as_mut_ptr()),
             Shared::new(rows.as_mut_ptr()),
@@ -49,84 +64,103 @@ impl Codes {
             for token in first..x.tokens.min(first + QUANTISED_ROWS) {
                 // SAFETY: rows of different tasks differ, and were allocated.
                 unsafe {
-                    let values =
+                    let room =
                         std::slice::from_raw_parts_mut(scratch.f32(x.columns.max(1)), x.columns);
-                    let out = start.get().add(token * row).cast::<i8>();
-                    let out = std::slice::from_raw_parts_mut(out, row);
-                    let codes = match x.row_f32(token) {
-                        Some(values) => (table.quantised.quantise)(values, out),
+                    let values = match x.row_f32(token) {
+                        Some(values) => values,
                         None => {
-                            x.read_row(token, values);
-                            (table.quantised.quantise)(values, out)
+                            x.read_row(token, room);
+                            room
                         }
                     };
-                    *starts.get().add(token) = codes;
+                    let first = token * planes;
+                    let out = |plane: usize| {
+                        let out = start.get().add((first + plane) * row).cast::<i8>();
+                        std::slice::from_raw_parts_mut(out, row)
+                    };
+                    let rows = starts.get().add(first);
+                    if planes == 1 {
+                        *rows = (table.quantised.quantise)(values, out(0));
+                    } else {
+                        let [high, low] = (table.quantised.quantise_wide)(values, [out(0), out(1)]);
+                        *rows = high;
+                        *rows.add(1) = low;
+                    }
                 }
             }
         });
-        Codes { codes, row, rows }
+        Codes {
+            codes,
+            row,
+            rows,
+            planes,
+        }
     }
 }
 
-/// `x w^T`, finished as `finish` says.
-pub(super) fn product(
-    table: &Table,
-    pool: &Pool,
-    scratch: &[Mutex<Scratch>],
-    x: &Operand,
-    w: &PackedMatrix,
-    finish: Finish,
-) {
-    let codes = Codes::of(table, pool, scratch, x);
-    let plan = Plan::new(table, pool.threads(), &codes, w);
-    pool.run(plan.n_tasks(), |task, worker| {
-        let mut scratch = scratch_of(scratch, worker);
-        // SAFETY: the table's instruction set is available; tasks cover different rows or
-        // panels of a result that belongs to this operation.
-        unsafe { plan.run(task, &mut scratch, &finish) }
-    });
-}
-
 /// As the plan of other products.
-struct Plan<'a> {
+pub(super) struct Plan<'a> {
     table: &'a Table,
-    x: &'a Codes,
+    x: Codes,
     w: &'a PackedMatrix,
+    /// Rows of codes of a block, and of a call of the kernel: whole tokens.
     block_rows: usize,
+    micro_rows: usize,
     panels: usize,
 }
 
 impl<'a> Plan<'a> {
-    fn new(table: &'a Table, threads: usize, x: &'a Codes, w: &'a PackedMatrix) -> Self {
-        let tokens = x.rows.len();
-        let blocks = tokens.div_ceil(MAX_ROWS);
-        let block_rows = tokens
-            .div_ceil(blocks)
-            .next_multiple_of(table.int8.max_rows);
-        let panels = match block_rows.min(tokens) * x.row <= SMALL {
+    /// Makes codes of `x`, in so many bytes a value.
+    pub(super) fn new(
+        table: &'a Table,
+        pool: &Pool,
+        scratch: &[Mutex<Scratch>],
+        x: &Operand,
+        planes: usize,
+        w: &'a PackedMatrix,
+    ) -> Self {
+        let x = Codes::of(table, pool, scratch, x, planes);
+        let rows = x.rows.len();
+        let micro_rows = table.int8.max_rows / planes * planes;
+        let blocks = rows.div_ceil(MAX_ROWS);
+        let block_rows = rows.div_ceil(blocks).next_multiple_of(micro_rows);
+        let panels = match block_rows.min(rows) * x.row <= SMALL {
             true => 1,
-            false => (w.shape().panels() / (4 * threads)).clamp(1, MAX_PANELS),
+            false => (w.shape().panels() / (4 * pool.threads())).clamp(1, MAX_PANELS),
         };
         Plan {
             table,
             x,
             w,
             block_rows,
+            micro_rows,
             panels,
         }
     }
+}
 
-    fn row_blocks(&self) -> usize {
-        self.x.rows.len().div_ceil(self.block_rows)
+impl Tasks for Plan<'_> {
+    fn tokens(&self) -> usize {
+        self.x.rows.len() / self.x.planes
     }
 
-    fn n_tasks(&self) -> usize {
-        self.row_blocks() * self.w.shape().panels().div_ceil(self.panels)
+    fn block_tokens(&self) -> usize {
+        self.block_rows / self.x.planes
     }
 
-    /// # Safety
-    ///
-    /// As the other plan's.
+    fn cut_to(&mut self, tokens: usize) {
+        let rows = (tokens * self.x.planes).next_multiple_of(self.micro_rows);
+        self.block_rows = self.block_rows.min(rows);
+    }
+
+    fn panels(&self) -> usize {
+        self.panels
+    }
+
+    fn weights(&self) -> &PackedMatrix {
+        self.w
+    }
+
     unsafe fn run(&self, task: usize, scratch: &mut Scratch, finish: &Finish) {
         let (shape, micro) = (self.w.shape(), self.table.int8);
         let first_row = task % self.row_blocks() * self.block_rows;
@@ -152,9 +186,9 @@ impl<'a> Plan<'a> {
                     false => (first_panel, k + step),
                 };
                 let mut ahead = self.ahead(next, step, rows);
-                for row in (0..rows).step_by(micro.max_rows) {
+                for row in (0..rows).step_by(self.micro_rows) {
                     ahead.fetch();
-                    let block_rows = micro.max_rows.min(rows - row);
+                    let block_rows = self.micro_rows.min(rows - row);
                     // SAFETY: rows and `k` are inside the codes and the panel, rows inside the
                     // tile of sums.
                     unsafe {
@@ -183,15 +217,17 @@ impl<'a> Plan<'a> {
         // SAFETY: by the caller's word.
         unsafe { (micro.leave)() };
     }
+}
 
+impl Plan<'_> {
     /// # Safety
     ///
-    /// As [`Plan::run`]; the sums exist.
+    /// As [`Tasks::run`]; the sums exist, of whole tokens.
     unsafe fn finish(
         &self,
         panel: usize,
         sums: *mut i32,
-        token: usize,
+        first_row: usize,
         rows: usize,
         finish: &Finish,
     ) {
@@ -201,16 +237,20 @@ impl<'a> Plan<'a> {
         };
         // SAFETY: by the caller's word.
         unsafe {
-            (self.table.quantised.finish)(&IntSums {
+            let finish_sums = match self.x.planes {
+                1 => self.table.quantised.finish,
+                _ => self.table.quantised.finish_wide,
+            };
+            finish_sums(&IntSums {
                 sums,
                 columns,
                 offset: self.table.int8.offset,
-                rows: &self.x.rows[token..token + rows],
+                rows: &self.x.rows[first_row..first_row + rows],
             });
             (self.table.rows.finish)(&FinishBlock {
                 sums: sums.cast(),
-                rows,
-                token,
+                rows: rows / self.x.planes,
+                token: first_row / self.x.planes,
                 column: panel * shape.panel_columns(),
                 columns: shape.columns,
                 finish: *finish,
@@ -220,7 +260,7 @@ impl<'a> Plan<'a> {
 
     /// The weights of the next block, to be fetched while this one is multiplied.
     fn ahead(&self, (panel, k): (usize, usize), step: usize, rows: usize) -> Ahead {
-        let calls = rows.div_ceil(self.table.int8.max_rows);
+        let calls = rows.div_ceil(self.micro_rows);
         if panel >= self.w.shape().panels() {
             return Ahead::nothing();
         }

@@ -130,7 +130,6 @@ impl Way {
             dtype: self.dtype,
             matmul_precision: self.matmul_precision,
             weights: self.weights,
-            keep: self.weights.default_keep(),
             ..Compute::default()
         }
     }

@@ -37,11 +37,44 @@ fn large_buffer(mebibytes: NonZeroUsize) -> usize {
     }
 }
 
-/// Reading of a buffer in huge pages by all threads.
-pub(super) fn read_rate(threads: NonZeroUsize, mebibytes: NonZeroUsize) -> Result<Rate> {
-    let bytes = large_buffer(mebibytes);
-    let buffer = buffer(bytes, Pages::Huge, threads)?;
-    Ok(buffer.read(bytes, threads, Effort::default()))
+/// Memory as large as what a pass reads, to be read between passes: how fast that goes depends on the
+/// size, since an outer cache may hold a part of it, and on what the machine's other users do.
+pub(super) struct Reading {
+    buffer: ReadBuffer,
+    threads: NonZeroUsize,
+    rates: Vec<f64>,
+}
+
+impl Reading {
+    /// A buffer of `bytes` in huge pages, or of `mebibytes` if that is less.
+    pub(super) fn new(bytes: u64, threads: NonZeroUsize, mebibytes: NonZeroUsize) -> Result<Self> {
+        let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        Ok(Reading {
+            buffer: buffer(bytes.min(large_buffer(mebibytes)), Pages::Huge, threads)?,
+            threads,
+            rates: Vec::new(),
+        })
+    }
+
+    /// Reads for a tenth of a second, once a pass at the beginning of a series.
+    pub(super) fn sample(&mut self) {
+        const SAMPLES: usize = 9;
+        let effort = Effort {
+            repetitions: 1,
+            ..Effort::default()
+        };
+        if self.rates.len() < SAMPLES {
+            let bytes = self.buffer.n_bytes();
+            let rate = self.buffer.read(bytes, self.threads, effort);
+            self.rates.push(rate.median);
+        }
+    }
+
+    /// The median rate in bytes a second; `None` if nothing was read.
+    pub(super) fn median(mut self) -> Option<f64> {
+        self.rates.sort_by(f64::total_cmp);
+        (!self.rates.is_empty()).then(|| super::median(&self.rates))
+    }
 }
 
 fn buffer(bytes: usize, pages: Pages, threads: NonZeroUsize) -> Result<ReadBuffer> {

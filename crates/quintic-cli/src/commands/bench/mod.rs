@@ -267,8 +267,8 @@ impl<'a> Bench<'a> {
         file.finish()
     }
 
-    /// Runs as many times as asked for, or for about three seconds.
-    fn runs_ms(&self, loaded: &Loaded) -> Result<Vec<f64>> {
+    /// Runs as many times as asked for, or for about three seconds, with `between` after each run.
+    fn runs_ms(&self, loaded: &Loaded, mut between: impl FnMut()) -> Result<Vec<f64>> {
         const ENOUGH_MS: f64 = 3000.0;
         let mut runs = Vec::new();
         let is_enough = |runs: &[f64]| match self.args.runs {
@@ -277,6 +277,7 @@ impl<'a> Bench<'a> {
         };
         while !is_enough(&runs) {
             runs.push(self.timed(loaded)?.0 * 1e3);
+            between();
         }
         Ok(runs)
     }
@@ -307,17 +308,25 @@ impl<'a> Bench<'a> {
             let rate = unit.peak(self.threads, Effort::default())?;
             Some(rate.best / products)
         };
+        // The buffer that reading is measured with is not the model's; the runs before took as much.
+        let peak_rss = memory::peak_rss_bytes();
+        let step_bytes = match self.workload.generation {
+            Some(_) => loaded.weights.step,
+            None => loaded.weights.once,
+        };
+        // The host's memory is not the device's.
+        let mut reading = (with_limits && !matches!(self.backend, BackendKind::Cuda(_)))
+            .then(|| limits::Reading::new(step_bytes, self.threads, self.args.read_mib))
+            .transpose()?;
         let before = unit.and_then(peak);
-        let mut runs = self.runs_ms(loaded)?;
+        let mut runs = self.runs_ms(loaded, || {
+            if let Some(reading) = &mut reading {
+                reading.sample();
+            }
+        })?;
         let after = unit.and_then(peak);
         let peak = before.into_iter().chain(after).max_by(f64::total_cmp);
-        // The buffer that reading is measured with is not the model's.
-        let peak_rss = memory::peak_rss_bytes();
-        // The host's memory is not the device's.
-        let read = (with_limits && !matches!(self.backend, BackendKind::Cuda(_)))
-            .then(|| limits::read_rate(self.threads, self.args.read_mib))
-            .transpose()?
-            .map(|rate| rate.best);
+        let read = reading.and_then(limits::Reading::median);
 
         runs.sort_by(f64::total_cmp);
         let median_ms = median(&runs);
@@ -506,7 +515,7 @@ fn for_people(report: &Map<String, Value>) -> String {
             ),
             ("read_gb_per_s", Some(rate), _) => format!(
                 "{rate:.1}{}",
-                share("read_share", "read_peak_gb_per_s", "from memory")
+                share("read_share", "read_peak_gb_per_s", "by reading alone")
             ),
             (name, _, Some(bytes)) if name.ends_with("_bytes") => size(bytes),
             (_, _, Some(count)) => thousands(u128::from(count)),

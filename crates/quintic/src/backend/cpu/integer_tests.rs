@@ -36,7 +36,11 @@ fn what_is_kept_is_not_in_integers() {
         for kept in ProductKind::ALL {
             let cpu = Cpu::with_isa(Isa::Portable, &compute(weights, &[kept])).unwrap();
             for kind in ProductKind::ALL {
-                let expected = if kind == kept { Storage::F32 } else { storage };
+                let expected = match (weights, kind) {
+                    _ if kind == kept => Storage::F32,
+                    (WeightType::W8A8, ProductKind::Wo | ProductKind::Head) => Storage::Int8Wide,
+                    _ => storage,
+                };
                 let shape = cpu.packed_shape(Some(kind), &weight(3, 5), false);
                 assert_eq!(shape.storage, expected, "{weights:?} {kind:?}");
                 let matrix = cpu.prepare_product(kind, weight(3, 5), None).unwrap();
@@ -46,6 +50,35 @@ fn what_is_kept_is_not_in_integers() {
             let matrix = cpu.prepare_matrix(weight(3, 5), None).unwrap();
             assert_eq!(matrix.shape().storage, Storage::F32);
         }
+    }
+}
+
+/// In which types 16-bit integers may flow into products.
+#[test]
+fn eight_bit_weights_take_sixteen_bits_where_half_types_were_asked_for() {
+    for (dtype, matmul_precision, expected) in [
+        (ComputeType::F32, MatmulPrecision::Highest, Storage::Int8),
+        (ComputeType::F32, MatmulPrecision::High, Storage::Int8),
+        (ComputeType::F32, MatmulPrecision::Medium, Storage::Int8Wide),
+        (
+            ComputeType::Bf16,
+            MatmulPrecision::Highest,
+            Storage::Int8Wide,
+        ),
+        (
+            ComputeType::F16,
+            MatmulPrecision::Highest,
+            Storage::Int8Wide,
+        ),
+    ] {
+        let compute = Compute {
+            dtype,
+            matmul_precision,
+            ..compute(WeightType::Int8, &[])
+        };
+        let cpu = Cpu::with_isa(Isa::Portable, &compute).unwrap();
+        let shape = cpu.packed_shape(Some(ProductKind::Wi), &weight(3, 5), false);
+        assert_eq!(shape.storage, expected, "{dtype:?} {matmul_precision:?}");
     }
 }
 
@@ -141,8 +174,11 @@ fn a_model_in_integers_is_the_reference_over_what_they_stand_for() {
             .map(|x| f64::from(x * x))
             .sum::<f64>()
             .sqrt();
-        let distance = |weights| {
-            let compute = compute(weights, &[ProductKind::Wo]);
+        let distance = |dtype, weights| {
+            let compute = Compute {
+                dtype,
+                ..compute(weights, &[ProductKind::Wo])
+            };
             let encoder =
                 TextEncoder::from_checkpoint(&checkpoint, BackendKind::Cpu, &compute).unwrap();
             let found = encoder.hidden_states(&batch, false).unwrap().last;
@@ -150,12 +186,16 @@ fn a_model_in_integers_is_the_reference_over_what_they_stand_for() {
             found.iter().zip(&expected).map(square).sum::<f64>().sqrt() / size
         };
         // Some thousand roundings of f32, as between backends.
-        let int8 = distance(WeightType::Int8);
+        let int8 = distance(ComputeType::F32, WeightType::Int8);
         assert!(int8 <= 1e-5, "{name}: {int8}");
+        // The same with a step of the largest / 32,639: a 257th of what stands below. `wo` is in f16 here, with a
+        // rounding of up to 2^-11 a weight, a third of that at random, in two or three layers.
+        let wide = distance(ComputeType::F16, WeightType::Int8);
+        assert!((1e-6..1e-3).contains(&wide), "{name}: {wide}");
         // Rounding to a step of the largest / 127 errs by step / sqrt(12): with a largest value of
         // 3 to 5 times the root mean square by 0.7 % to 1.1 % a product, of which a layer here has
         // three and the model two or three layers.
-        let bytes = distance(WeightType::W8A8);
+        let bytes = distance(ComputeType::F32, WeightType::W8A8);
         assert!((1e-4..0.05).contains(&bytes), "{name}: {bytes}");
     }
 }

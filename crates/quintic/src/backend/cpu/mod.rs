@@ -109,15 +109,24 @@ impl Cpu {
 
     /// The integers that weights of this product are kept in, if they are.
     fn integers(&self, kind: Option<ProductKind>) -> Option<Storage> {
-        if self.compute.keep.contains(kind?) {
+        let kind = kind?;
+        if self.compute.keep.contains(kind) {
             return None;
         }
         match self.compute.weights {
             WeightType::AsStored => None,
+            // Sixteen bits may be those of integers as well: it is faster, and closer to f32.
+            WeightType::Int8 if self.flows_in_half() => Some(Storage::Int8Wide),
             WeightType::Int8 => Some(Storage::Int8),
             WeightType::Int4 => Some(Storage::Int4),
+            WeightType::W8A8 if kind.needs_sixteen_bits() => Some(Storage::Int8Wide),
             WeightType::W8A8 => Some(Storage::Int8Dynamic),
         }
+    }
+
+    /// Whether what flows into products was asked for in 16 bits.
+    fn flows_in_half(&self) -> bool {
+        self.precision == Precision::Bf16 || self.compute.dtype == ComputeType::F16
     }
 
     /// How weights of these tensors are kept, if not in integers.
@@ -226,7 +235,7 @@ impl Cpu {
         let Some(storage) = Storage::from_name(&matrix.storage) else {
             return Err(Error::checkpoint(format!(
                 "unknown storage `{}` of packed weights, expected `f32`, `f16`, `bf16`, \
-                 `bf16-split`, `int8`, `int8-dynamic` or `int4`",
+                 `bf16-split`, `int8`, `int8-dynamic`, `int8-wide` or `int4`",
                 matrix.storage
             ))
             .at(place));
@@ -256,13 +265,13 @@ impl Cpu {
 
 /// Refuses products whose sums of integers could overflow.
 fn check_depth(shape: &PackedShape) -> Result<()> {
-    if shape.storage == Storage::Int8Dynamic && shape.depth > kernels::MAX_INT_DEPTH {
+    if shape.storage.sums_integers() && shape.depth > kernels::MAX_INT_DEPTH {
         return Err(Error::unsupported(format!(
             "a product sums {} terms, and sums of integers are exact for {} at most",
             shape.depth,
             kernels::MAX_INT_DEPTH
         ))
-        .hint("keep that product out of `w8a8`"));
+        .hint("keep that product out of the integers"));
     }
     Ok(())
 }
