@@ -33,6 +33,7 @@ fn main() {
         (Precision::F32, Storage::Int4),
         (Precision::F32, Storage::Int8Dynamic),
         (Precision::F32, Storage::Int8Wide),
+        (Precision::F32, Storage::Int4Wide),
     ] {
         kinds.push((precision, Element::Bf16, storage));
     }

@@ -148,6 +148,12 @@ impl Kernels {
         }
     }
 
+    /// Whether [`Storage::Int8Wide`] is faster than [`Storage::Int8`]: on CPUs that have dot products of
+    /// bytes. By AVX2 many rows take 1.8 times as long.
+    pub fn has_fast_bytes(&self) -> bool {
+        self.table.has_fast_bytes
+    }
+
     /// Whether products of this precision read weights that are kept so. All read
     /// [`Storage::Bf16`]; whether they read the others depends on the instruction set.
     pub fn reads(&self, precision: Precision, storage: Storage) -> bool {

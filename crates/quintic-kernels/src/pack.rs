@@ -39,6 +39,8 @@ pub enum Storage {
     /// 4-bit integers, each group of 32 `k` of a column with a whole factor and the column with
     /// one more.
     Int4,
+    /// As `Int4`; what flows into the product is rounded to 16-bit integers, with a factor a row.
+    Int4Wide,
 }
 
 impl Storage {
@@ -51,9 +53,11 @@ impl Storage {
             Storage::Bf16 => chunked * PANEL * 2,
             Storage::Bf16Split => chunked * PANEL * 4,
             Storage::Rows => 0,
-            Storage::Int8 | Storage::Int8Dynamic | Storage::Int8Wide | Storage::Int4 => {
-                self.codes_bytes(depth) + quantised::FACTORS
-            }
+            Storage::Int8
+            | Storage::Int8Dynamic
+            | Storage::Int8Wide
+            | Storage::Int4
+            | Storage::Int4Wide => self.codes_bytes(depth) + quantised::FACTORS,
         }
     }
 
@@ -61,7 +65,7 @@ impl Storage {
     pub(crate) fn codes_bytes(self, k: usize) -> usize {
         k.div_ceil(quantised::CHUNK)
             * match self {
-                Storage::Int4 => quantised::INT4_CHUNK,
+                Storage::Int4 | Storage::Int4Wide => quantised::INT4_CHUNK,
                 _ => quantised::INT8_CHUNK,
             }
     }
@@ -70,7 +74,11 @@ impl Storage {
     pub(crate) fn is_quantised(self) -> bool {
         matches!(
             self,
-            Storage::Int8 | Storage::Int8Dynamic | Storage::Int8Wide | Storage::Int4
+            Storage::Int8
+                | Storage::Int8Dynamic
+                | Storage::Int8Wide
+                | Storage::Int4
+                | Storage::Int4Wide
         )
     }
 
@@ -78,7 +86,7 @@ impl Storage {
     pub(crate) fn planes(self) -> Option<usize> {
         match self {
             Storage::Int8Dynamic => Some(1),
-            Storage::Int8Wide => Some(2),
+            Storage::Int8Wide | Storage::Int4Wide => Some(2),
             _ => None,
         }
     }
@@ -101,6 +109,7 @@ impl Storage {
             Storage::Int8Dynamic => "int8-dynamic",
             Storage::Int8Wide => "int8-wide",
             Storage::Int4 => "int4",
+            Storage::Int4Wide => "int4-wide",
         }
     }
 
@@ -115,6 +124,7 @@ impl Storage {
             Storage::Int8Dynamic,
             Storage::Int8Wide,
             Storage::Int4,
+            Storage::Int4Wide,
         ]
         .into_iter()
         .find(|storage| storage.name() == name)
@@ -496,7 +506,7 @@ fn write_column(storage: Storage, panel: &mut [u8], column: usize, weights: &[f3
         Storage::Int8 | Storage::Int8Dynamic | Storage::Int8Wide => {
             quantised::write_int8(panel, column, weights);
         }
-        Storage::Int4 => quantised::write_int4(panel, column, weights),
+        Storage::Int4 | Storage::Int4Wide => quantised::write_int4(panel, column, weights),
     }
 }
 

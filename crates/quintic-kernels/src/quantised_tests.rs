@@ -8,7 +8,7 @@ use crate::*;
 const STORAGES: [Storage; 2] = [Storage::Int8, Storage::Int4];
 
 /// Those whose products are of integers.
-const INTEGERS: [Storage; 2] = [Storage::Int8Dynamic, Storage::Int8Wide];
+const INTEGERS: [Storage; 3] = [Storage::Int8Dynamic, Storage::Int8Wide, Storage::Int4Wide];
 
 /// Tokens, depth and columns around the sizes of blocks, chunks, groups and panels.
 const SHAPES: [(usize, usize, usize); 14] = [
@@ -39,7 +39,7 @@ fn column(w: &PackedMatrix, column: usize) -> (Vec<i32>, f32) {
         let (chunk, within) = (k / 64, k % 64);
         let (quad, byte) = (within / 4, within % 4);
         match shape.storage {
-            Storage::Int4 => {
+            Storage::Int4 | Storage::Int4Wide => {
                 let chunk = &bytes[chunk * 1088..][..1088];
                 let two = chunk[half * 512 + quad / 2 * 64 + lane * 4 + byte];
                 let q = i32::from(two >> (quad % 2 * 4) & 15) - 8;
@@ -201,21 +201,19 @@ fn bytes_product(x: &[f32], codes: &[i32], factor: f32, storage: Storage) -> f32
     if largest == 0.0 {
         return 0.0;
     }
-    let most = match storage {
-        Storage::Int8Wide => 32639.0,
-        _ => 127.0,
-    };
+    let is_wide = storage != Storage::Int8Dynamic;
+    let most = if is_wide { 32639.0 } else { 127.0 };
     let x = (x.iter()).map(|value| (value * (most / largest)).round_ties_even() as i32);
     let sum = |part: fn(i32) -> i32| -> f32 {
         let products = x.clone().zip(codes).map(|(x, code)| part(x) * code);
         products.sum::<i32>() as f32
     };
-    let sum = match storage {
+    let sum = match is_wide {
         // The low byte is from -128 to 127.
-        Storage::Int8Wide => {
+        true => {
             sum(|x| (x + 128).div_euclid(256)) * 256.0 + sum(|x| (x + 128).rem_euclid(256) - 128)
         }
-        _ => sum(|x| x),
+        false => sum(|x| x),
     };
     sum * (largest / most) * factor
 }
@@ -363,6 +361,7 @@ fn rows_do_not_depend_on_their_company() {
                 (Storage::Int4, 700),
                 (Storage::Int8Dynamic, 1100),
                 (Storage::Int8Wide, 1100),
+                (Storage::Int4Wide, 1100),
             ] {
                 let columns = 90;
                 let w = Weight::new(Element::F32, columns, depth, 7);

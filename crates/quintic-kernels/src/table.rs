@@ -22,6 +22,8 @@ pub(crate) struct Table {
     /// Expands weights that stay as they are in a file.
     pub(crate) expand: Expand,
     pub(crate) int8: MicroInt8,
+    /// Whether two products of bytes take less time than one of f32 over widened bytes.
+    pub(crate) has_fast_bytes: bool,
     pub(crate) quantised: Quantised,
     /// Few rows of f32 with codes.
     pub(crate) few_f32: Option<FewRows<F32Block<u8>>>,
@@ -41,6 +43,7 @@ impl Table {
             rows: crate::portable::ROWWISE,
             expand: crate::portable::EXPAND,
             int8: MICRO_PLAIN,
+            has_fast_bytes: false,
             quantised: crate::portable::QUANTISED,
             few_f32: None,
             few_bf16: None,
@@ -48,15 +51,17 @@ impl Table {
         #[cfg(target_arch = "x86_64")]
         {
             use crate::x86::{amx, avx2, avx2_int8, avx512, avx512_int8, avx512_rows};
+            // Not every CPU with AVX-512 has it. The sums are the same.
+            let has_vnni = is_x86_feature_detected!("avx512vnni");
             let with_avx512 = Table {
                 f32: avx512::MICRO_F32,
                 rows: avx512_rows::ROWWISE,
                 expand: avx512::EXPAND,
-                // Not every CPU with AVX-512 has it. The sums are the same.
-                int8: match is_x86_feature_detected!("avx512vnni") {
+                int8: match has_vnni {
                     true => avx512_int8::MICRO_VNNI,
                     false => avx2_int8::MICRO,
                 },
+                has_fast_bytes: has_vnni,
                 quantised: avx512_int8::QUANTISED,
                 few_f32: Some(avx512_int8::FEW_F32),
                 ..portable
@@ -81,6 +86,7 @@ impl Table {
                 Isa::Amx => Table {
                     bf16: Some(amx::MICRO),
                     int8: amx::MICRO_INT8,
+                    has_fast_bytes: true,
                     bf16_form: Form::Bf16Tiles,
                     // A tile product does as much as sixteen multiply-adds in its time.
                     splits: true,

@@ -252,6 +252,7 @@ mod tests {
                 (Precision::Bf16, Element::F32, Some(Storage::Int4)),
                 (Precision::Bf16, Element::F32, Some(Storage::Int8Dynamic)),
                 (Precision::Bf16, Element::F32, Some(Storage::Int8Wide)),
+                (Precision::Bf16, Element::F32, Some(Storage::Int4Wide)),
             ] {
                 for columns in [1, 31, 33, 767, 768, 769, 1600] {
                     let mut next = noise(columns);

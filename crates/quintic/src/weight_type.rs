@@ -12,11 +12,13 @@ pub enum WeightType {
     /// As [`Compute::dtype`](crate::Compute::dtype) says.
     #[default]
     AsStored,
-    /// 8-bit integers and a factor an output column: 1 byte a weight. In bf16 and f16, what flows into a
-    /// product is rounded to 16-bit integers with a factor a token, which is finer than bf16 for all values
-    /// above a 128th of the token's largest, and lets products be those of integers.
+    /// 8-bit integers and a factor an output column: 1 byte a weight. In bf16 and f16, on CPUs with dot
+    /// products of bytes (AVX-512 VNNI, AMX), what flows into a product is rounded to 16-bit integers with
+    /// a factor a token, which is finer than bf16 for all values above a 128th of the token's
+    /// largest, and lets products be those of integers.
     Int8,
-    /// 4-bit integers, a multiplier for each 32 of them and a factor a column: 0.53 bytes a weight.
+    /// 4-bit integers, a multiplier for each 32 of them and a factor a column: 0.53 bytes a weight. What
+    /// flows in is as with `Int8`.
     Int4,
     /// As `Int8`, and what flows into a product is rounded to 8-bit integers too, with a factor a
     /// token, but to 16-bit integers where it has outliers ([`ProductKind::needs_sixteen_bits`]):

@@ -18,7 +18,7 @@ use super::{Ahead, MAX_PANELS, MAX_ROWS, SMALL, Scratch, Tasks, scratch_of};
 use crate::memory::{Buffer, Shared};
 use crate::micro::PANEL;
 use crate::operand::{Operand, row_stride};
-use crate::pack::PackedMatrix;
+use crate::pack::{PackedMatrix, Storage};
 use crate::pool::Pool;
 use crate::quantised::{CHUNK, Int8Block, IntSums, RowCodes};
 use crate::rowwise::{Finish, FinishBlock};
@@ -26,6 +26,10 @@ use crate::table::Table;
 
 /// Depth of a block: a panel of it is 32 KiB.
 const DEPTH: usize = 1024;
+
+/// The same of 4-bit codes, which become bytes in the worker's memory first: 16 KiB stay in the
+/// first-level cache.
+const EXPANDED_DEPTH: usize = 512;
 
 /// Rows that one thread makes codes of at a time.
 const QUANTISED_ROWS: usize = 8;
@@ -170,13 +174,19 @@ impl Tasks for Plan<'_> {
         let depth = shape.depth.next_multiple_of(CHUNK);
         // A kernel may write whole blocks of rows.
         let tile = self.block_rows.next_multiple_of(32) * PANEL;
-        let sums = scratch.f32(panels * tile).cast::<i32>();
+        let (most, n_expanded) = match self.is_expanded() {
+            true => (EXPANDED_DEPTH, EXPANDED_DEPTH * PANEL / size_of::<f32>()),
+            false => (DEPTH, 0),
+        };
+        let room = scratch.f32(n_expanded + panels * tile);
+        // SAFETY: the room was just made; codes are in front of sums.
+        let (expanded, sums) = unsafe { (room.cast::<u8>(), room.add(n_expanded).cast::<i32>()) };
         // SAFETY: by the caller's word.
         unsafe { (micro.enter)() };
         let mut k = 0;
         // A depth of zero still has sums: zeros.
         loop {
-            let step = DEPTH.min(depth - k);
+            let step = most.min(depth - k);
             let last = k + step == depth;
             for panel in 0..panels {
                 let number = first_panel + panel;
@@ -186,6 +196,8 @@ impl Tasks for Plan<'_> {
                     false => (first_panel, k + step),
                 };
                 let mut ahead = self.ahead(next, step, rows);
+                // SAFETY: by the caller's word; there is room for a block.
+                let codes = unsafe { self.codes(number, k, step, expanded) };
                 for row in (0..rows).step_by(self.micro_rows) {
                     ahead.fetch();
                     let block_rows = self.micro_rows.min(rows - row);
@@ -197,7 +209,7 @@ impl Tasks for Plan<'_> {
                         (micro.run)(&Int8Block {
                             a: self.x.codes.as_ptr().add(at).cast(),
                             a_row: self.x.row,
-                            b: self.w.panel(number, 0).as_ptr().add(k * PANEL).cast(),
+                            b: codes,
                             chunks: step / CHUNK,
                             c: sums,
                             rows: block_rows,
@@ -220,6 +232,30 @@ impl Tasks for Plan<'_> {
 }
 
 impl Plan<'_> {
+    fn is_expanded(&self) -> bool {
+        self.w.shape().storage == Storage::Int4Wide
+    }
+
+    /// The codes of a block of a panel as bytes, in `room` if they are not stored so.
+    ///
+    /// # Safety
+    ///
+    /// As [`Tasks::run`]; `room` has a byte for each code of the block.
+    unsafe fn codes(&self, panel: usize, k: usize, step: usize, room: *mut u8) -> *const i8 {
+        let storage = self.w.shape().storage;
+        let first = storage.codes_bytes(k);
+        let codes = &self.w.panel(panel, 0)[first..first + storage.codes_bytes(step)];
+        if !self.is_expanded() {
+            return codes.as_ptr().cast();
+        }
+        // SAFETY: by the caller's word; a block is whole chunks.
+        unsafe {
+            let out = std::slice::from_raw_parts_mut(room, step * PANEL);
+            (self.table.quantised.int4_to_int8)(codes, out);
+        }
+        room.cast_const().cast()
+    }
+
     /// # Safety
     ///
     /// As [`Tasks::run`]; the sums exist, of whole tokens.
@@ -264,7 +300,8 @@ impl Plan<'_> {
         if panel >= self.w.shape().panels() {
             return Ahead::nothing();
         }
-        let bytes = self.w.panel(panel, 0);
-        Ahead::of(&bytes[(k * PANEL).min(bytes.len())..], step * PANEL, calls)
+        let (bytes, storage) = (self.w.panel(panel, 0), self.w.shape().storage);
+        let first = storage.codes_bytes(k).min(bytes.len());
+        Ahead::of(&bytes[first..], storage.codes_bytes(step), calls)
     }
 }

@@ -510,6 +510,7 @@ unsafe fn int4_to_int8(codes: &[u8], out: &mut [u8]) {
             .enumerate()
         {
             let by = &multipliers[at / 4 * HALF..][..HALF];
+            ahead(line.as_ptr());
             // SAFETY: a line and sixteen multipliers were read, two lines are written.
             unsafe {
                 let by = _mm512_cvtepi8_epi32(_mm_loadu_si128(by.as_ptr().cast()));

@@ -53,32 +53,41 @@ fn what_is_kept_is_not_in_integers() {
     }
 }
 
-/// In which types 16-bit integers may flow into products.
+/// Where a half type was asked for and the CPU has dot products of bytes.
 #[test]
-fn eight_bit_weights_take_sixteen_bits_where_half_types_were_asked_for() {
-    for (dtype, matmul_precision, expected) in [
-        (ComputeType::F32, MatmulPrecision::Highest, Storage::Int8),
-        (ComputeType::F32, MatmulPrecision::High, Storage::Int8),
-        (ComputeType::F32, MatmulPrecision::Medium, Storage::Int8Wide),
-        (
-            ComputeType::Bf16,
-            MatmulPrecision::Highest,
-            Storage::Int8Wide,
-        ),
-        (
-            ComputeType::F16,
-            MatmulPrecision::Highest,
-            Storage::Int8Wide,
-        ),
-    ] {
-        let compute = Compute {
-            dtype,
-            matmul_precision,
-            ..compute(WeightType::Int8, &[])
+fn weights_in_integers_meet_sixteen_bits() {
+    let narrow = [Storage::Int8, Storage::Int4];
+    let wide = [Storage::Int8Wide, Storage::Int4Wide];
+    for isa in Isa::available() {
+        let has_bytes = match isa {
+            Isa::Portable | Isa::Avx2 => false,
+            #[cfg(target_arch = "x86_64")]
+            _ => is_x86_feature_detected!("avx512vnni") || isa == Isa::Amx,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
         };
-        let cpu = Cpu::with_isa(Isa::Portable, &compute).unwrap();
-        let shape = cpu.packed_shape(Some(ProductKind::Wi), &weight(3, 5), false);
-        assert_eq!(shape.storage, expected, "{dtype:?} {matmul_precision:?}");
+        for (dtype, matmul_precision, is_half) in [
+            (ComputeType::F32, MatmulPrecision::Highest, false),
+            (ComputeType::F32, MatmulPrecision::High, false),
+            (ComputeType::F32, MatmulPrecision::Medium, true),
+            (ComputeType::Bf16, MatmulPrecision::Highest, true),
+            (ComputeType::F16, MatmulPrecision::Highest, true),
+        ] {
+            let expected = if is_half && has_bytes { wide } else { narrow };
+            for (weights, expected) in [WeightType::Int8, WeightType::Int4].iter().zip(expected) {
+                let compute = Compute {
+                    dtype,
+                    matmul_precision,
+                    ..compute(*weights, &[])
+                };
+                let cpu = Cpu::with_isa(isa, &compute).unwrap();
+                let shape = cpu.packed_shape(Some(ProductKind::Wi), &weight(3, 5), false);
+                assert_eq!(
+                    shape.storage, expected,
+                    "{isa} {dtype:?} {matmul_precision:?}"
+                );
+            }
+        }
     }
 }
 
@@ -188,8 +197,9 @@ fn a_model_in_integers_is_the_reference_over_what_they_stand_for() {
         // Some thousand roundings of f32, as between backends.
         let int8 = distance(ComputeType::F32, WeightType::Int8);
         assert!(int8 <= 1e-5, "{name}: {int8}");
-        // The same with a step of the largest / 32,639: a 257th of what stands below. `wo` is in f16 here, with a
-        // rounding of up to 2^-11 a weight, a third of that at random, in two or three layers.
+        // The same with a step of the largest / 32,639, a 257th of what stands below, where the CPU has dot
+        // products of bytes. `wo` is in f16 here, with a rounding of up to 2^-11 a weight, a third of
+        // that at random, in two or three layers.
         let wide = distance(ComputeType::F16, WeightType::Int8);
         assert!((1e-6..1e-3).contains(&wide), "{name}: {wide}");
         // Rounding to a step of the largest / 127 errs by step / sqrt(12): with a largest value of

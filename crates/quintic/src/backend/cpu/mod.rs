@@ -116,17 +116,19 @@ impl Cpu {
         match self.compute.weights {
             WeightType::AsStored => None,
             // Sixteen bits may be those of integers as well: it is faster, and closer to f32.
-            WeightType::Int8 if self.flows_in_half() => Some(Storage::Int8Wide),
+            WeightType::Int8 if self.takes_wide() => Some(Storage::Int8Wide),
             WeightType::Int8 => Some(Storage::Int8),
+            WeightType::Int4 if self.takes_wide() => Some(Storage::Int4Wide),
             WeightType::Int4 => Some(Storage::Int4),
             WeightType::W8A8 if kind.needs_sixteen_bits() => Some(Storage::Int8Wide),
             WeightType::W8A8 => Some(Storage::Int8Dynamic),
         }
     }
 
-    /// Whether what flows into products was asked for in 16 bits.
-    fn flows_in_half(&self) -> bool {
-        self.precision == Precision::Bf16 || self.compute.dtype == ComputeType::F16
+    /// Whether what flows into products was asked for in 16 bits, and is best taken as integers.
+    fn takes_wide(&self) -> bool {
+        let is_half = self.precision == Precision::Bf16 || self.compute.dtype == ComputeType::F16;
+        is_half && self.kernels.has_fast_bytes()
     }
 
     /// How weights of these tensors are kept, if not in integers.
@@ -235,7 +237,7 @@ impl Cpu {
         let Some(storage) = Storage::from_name(&matrix.storage) else {
             return Err(Error::checkpoint(format!(
                 "unknown storage `{}` of packed weights, expected `f32`, `f16`, `bf16`, \
-                 `bf16-split`, `int8`, `int8-dynamic`, `int8-wide` or `int4`",
+                 `bf16-split`, `int8`, `int8-dynamic`, `int8-wide`, `int4` or `int4-wide`",
                 matrix.storage
             ))
             .at(place));
