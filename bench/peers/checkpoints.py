@@ -1,6 +1,7 @@
 """Random checkpoints of real shapes, and the converted copies that some peers need.
 
-    python checkpoints.py ROOT SHAPE FORM [FORM ...]      FORM: f32 bf16 openvino onnx onnx-int8 ctranslate2
+    python checkpoints.py ROOT SHAPE FORM [FORM ...]      FORM: f32 bf16 openvino openvino-int8
+                                                      onnx onnx-int8 ctranslate2
 
 A form is a folder below ``ROOT/SHAPE``, written beside its place and moved there when complete.
 """
@@ -143,6 +144,26 @@ def write_openvino(shape: Shape, folder: Path, f32: Path) -> None:
     openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
 
 
+def write_openvino_int8(shape: Shape, folder: Path, f32: Path) -> None:
+    """The same graph with weights and activations in int8, whose ranges NNCF takes from eight random rows."""
+    import nncf
+    import openvino
+
+    ids = torch.Generator().manual_seed(21)
+    rows = [
+        {"input_ids": torch.randint(2, VOCAB, (1, 128), generator=ids).numpy(), "attention_mask": torch.ones(1, 128).long().numpy()}
+        for _ in range(8)
+    ]
+    graph = nncf.quantize(
+        openvino.Core().read_model(f32.parent / "openvino" / "model.xml"),
+        nncf.Dataset(rows),
+        subset_size=len(rows),
+        model_type=nncf.ModelType.TRANSFORMER,
+        preset=nncf.QuantizationPreset.MIXED,
+    )
+    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+
+
 def write_onnx(shape: Shape, folder: Path, f32: Path) -> None:
     """A graph with both dimensions open."""
     sizes = {0: torch.export.Dim("rows", max=256), 1: torch.export.Dim("tokens", min=2, max=512)}
@@ -232,6 +253,7 @@ FORMS: dict[str, Callable[[Shape, Path, Path], None]] = {
     "f32": write_f32,
     "bf16": write_bf16,
     "openvino": write_openvino,
+    "openvino-int8": write_openvino_int8,
     "onnx": write_onnx,
     "onnx-int8": write_onnx_int8,
     "ctranslate2": write_ctranslate2,

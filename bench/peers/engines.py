@@ -144,6 +144,7 @@ def _peers() -> list[Engine]:
     found += [
         Engine("onnxruntime", "f32", "onnxruntime", form="onnx", held=1.2, peak=1.4),
         Engine("onnxruntime", "int8", "onnxruntime", form="onnx-int8", held=0.5, peak=0.6),
+        Engine("openvino", "int8", "openvino", form="openvino-int8", held=1.1, peak=1.3),
         Engine("ctranslate2", "f32", "ctranslate2", form="ctranslate2", held=1.2, peak=2.2, most_beams=MANY),
         Engine("ctranslate2", "int8", "ctranslate2", form="ctranslate2", held=0.6, peak=1.3, most_beams=MANY),
     ]

@@ -57,7 +57,9 @@ def make_forms(shape: str, forms: list[str]) -> str | None:
 
     None, or the reason why one could not be made.
     """
-    needed = list(dict.fromkeys(["f32", *(["onnx"] if "onnx-int8" in forms else []), *forms]))
+    # Quantised graphs are made from the others.
+    first = [form.removesuffix("-int8") for form in forms]
+    needed = list(dict.fromkeys(["f32", *first, *forms]))
     for form in needed:
         if (MODELS / shape / form).is_dir():
             continue
@@ -126,7 +128,7 @@ def machine() -> str:
 
 def versions() -> str:
     """Of the peers and of what they are built on."""
-    names = ("torch", "transformers", "nai-t5-wrapper", "openvino", "onnxruntime", "onnx", "ctranslate2", "numpy")
+    names = ("torch", "transformers", "nai-t5-wrapper", "openvino", "nncf", "onnxruntime", "onnx", "ctranslate2", "numpy")
     lock = (HERE / "candle" / "Cargo.lock").read_text().split('name = "candle-core"\nversion = "')
     candle = [f"candle {lock[1].split(chr(34))[0]}"] if len(lock) > 1 else []
     compiler = subprocess.run(["rustc", "--version"], capture_output=True, text=True, check=False).stdout.split()

@@ -113,11 +113,11 @@ pub(crate) struct ComputeArgs {
     #[arg(long)]
     pub(crate) fold_norm_gains: bool,
     /// Keep the weights of products as integers: of 8 bits, of 4 bits, or of 8 bits with what flows
-    /// in rounded to 8 bits too. Less memory and less precise; off unless asked for.
+    /// in rounded to 8 bits too (16 for `wo` and `head`). Less memory and less precise; off unless
+    /// asked for.
     #[arg(long, value_parser = ["int8", "int4", "w8a8"])]
     pub(crate) weights: Option<String>,
-    /// Products whose weights are not kept so: qkv, o, wi, wo, head, or none; by default what was
-    /// found to need it (`wo,head` for w8a8).
+    /// Products whose weights are not kept so: qkv, o, wi, wo, head, or none, which is the default.
     #[arg(long, value_name = "A,B,..", requires = "weights")]
     pub(crate) keep: Option<String>,
 }

@@ -39,7 +39,8 @@ pub enum Storage {
     /// 4-bit integers, each group of 32 `k` of a column with a whole factor and the column with
     /// one more.
     Int4,
-    /// As `Int4`; what flows into the product is rounded to 16-bit integers, with a factor a row.
+    /// As `Int4`, of which it is another way to multiply; what flows into the product is rounded to
+    /// 16-bit integers, with a factor a row.
     Int4Wide,
 }
 
@@ -124,7 +125,6 @@ impl Storage {
             Storage::Int8Dynamic,
             Storage::Int8Wide,
             Storage::Int4,
-            Storage::Int4Wide,
         ]
         .into_iter()
         .find(|storage| storage.name() == name)

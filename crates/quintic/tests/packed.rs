@@ -180,8 +180,13 @@ fn computes() -> Vec<Compute> {
         (WeightType::Int4, "qkv"),
         (WeightType::W8A8, "wo"),
     ] {
-        for matmul_precision in [MatmulPrecision::Highest, MatmulPrecision::High] {
+        for (dtype, matmul_precision) in [
+            (ComputeType::F32, MatmulPrecision::Highest),
+            (ComputeType::F32, MatmulPrecision::High),
+            (ComputeType::Bf16, MatmulPrecision::Highest),
+        ] {
             computes.push(Compute {
+                dtype,
                 matmul_precision,
                 weights,
                 keep: Keep::parse(keep).unwrap(),

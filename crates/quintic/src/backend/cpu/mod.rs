@@ -81,8 +81,8 @@ impl Cpu {
         &self.compute
     }
 
-    /// What `prepare_product` makes of these weights, or without a kind `prepare_matrix`. Their
-    /// values are not read.
+    /// What `prepare_product` makes of these weights, or without a kind `prepare_matrix`, as it is stored.
+    /// Their values are not read.
     ///
     /// # Panics
     ///
@@ -115,20 +115,26 @@ impl Cpu {
         }
         match self.compute.weights {
             WeightType::AsStored => None,
-            // Sixteen bits may be those of integers as well: it is faster, and closer to f32.
-            WeightType::Int8 if self.takes_wide() => Some(Storage::Int8Wide),
             WeightType::Int8 => Some(Storage::Int8),
-            WeightType::Int4 if self.takes_wide() => Some(Storage::Int4Wide),
             WeightType::Int4 => Some(Storage::Int4),
             WeightType::W8A8 if kind.needs_sixteen_bits() => Some(Storage::Int8Wide),
             WeightType::W8A8 => Some(Storage::Int8Dynamic),
         }
     }
 
-    /// Whether what flows into products was asked for in 16 bits, and is best taken as integers.
-    fn takes_wide(&self) -> bool {
+    /// What multiplies with weights that are stored so: where 16 bits were asked for, what flows in may be
+    /// integers of 16 bits as well, if that is faster here. It is closer to f32, too. The weights'
+    /// bytes are the same, so that a packed model serves every machine.
+    fn computed(&self, stored: PackedShape) -> PackedShape {
         let is_half = self.precision == Precision::Bf16 || self.compute.dtype == ComputeType::F16;
-        is_half && self.kernels.has_fast_bytes()
+        let fits = stored.depth <= kernels::MAX_INT_DEPTH;
+        let storage = match stored.storage {
+            storage if !(is_half && fits && self.kernels.has_fast_bytes()) => storage,
+            Storage::Int8 => Storage::Int8Wide,
+            Storage::Int4 => Storage::Int4Wide,
+            storage => storage,
+        };
+        PackedShape { storage, ..stored }
     }
 
     /// How weights of these tensors are kept, if not in integers.
@@ -160,7 +166,7 @@ impl Cpu {
         gain: Option<&Tensor>,
     ) -> Result<PackedMatrix> {
         let gain = gain.map(Tensor::to_f32);
-        let shape = self.packed_shape(kind, weights, gain.is_some());
+        let shape = self.computed(self.packed_shape(kind, weights, gain.is_some()));
         check_depth(&shape)?;
         let tensors: Vec<&Tensor> = match weights {
             Weights::Gated { gate, up } => vec![gate, up],
@@ -237,7 +243,7 @@ impl Cpu {
         let Some(storage) = Storage::from_name(&matrix.storage) else {
             return Err(Error::checkpoint(format!(
                 "unknown storage `{}` of packed weights, expected `f32`, `f16`, `bf16`, \
-                 `bf16-split`, `int8`, `int8-dynamic`, `int8-wide`, `int4` or `int4-wide`",
+                 `bf16-split`, `int8`, `int8-dynamic`, `int8-wide` or `int4`",
                 matrix.storage
             ))
             .at(place));
@@ -253,12 +259,12 @@ impl Cpu {
             .at(place)
             .hint("pack the model on a machine like this one, or with another precision"));
         }
-        let shape = PackedShape {
+        let shape = self.computed(PackedShape {
             storage,
             columns: matrix.columns,
             depth: matrix.depth,
             gated: matrix.gated,
-        };
+        });
         check_depth(&shape).map_err(|error| error.at(&place))?;
         PackedMatrix::from_packed(shape, Arc::new(Stored(packed.bytes)))
             .map_err(|what| Error::checkpoint(what).at(place))
