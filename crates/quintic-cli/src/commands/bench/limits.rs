@@ -56,7 +56,7 @@ impl Reading {
         })
     }
 
-    /// Reads for a tenth of a second, once a pass at the beginning of a series.
+    /// Reads for a tenth of a second; after so many samples it does nothing.
     pub(super) fn sample(&mut self) {
         const SAMPLES: usize = 9;
         let effort = Effort {
