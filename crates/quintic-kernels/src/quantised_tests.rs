@@ -296,13 +296,13 @@ fn largest_bytes_are_summed_exactly() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn every_kernel_of_bytes_sums_the_same() {
-    use crate::x86::{avx2_int8, avx512_int8};
+    use crate::x86::{avx2_int8, avx512_bytes};
     let mut micros: Vec<(&str, MicroInt8)> = vec![("plain", MICRO_PLAIN)];
     if Isa::Avx2.is_available() {
         micros.push(("avx2", avx2_int8::MICRO));
     }
     if Isa::Avx512.is_available() && is_x86_feature_detected!("avx512vnni") {
-        micros.push(("vnni", avx512_int8::MICRO_VNNI));
+        micros.push(("vnni", avx512_bytes::MICRO_VNNI));
     }
     for (name, micro) in micros {
         for rows in 1..=micro.max_rows {

@@ -50,7 +50,9 @@ impl Table {
         };
         #[cfg(target_arch = "x86_64")]
         {
-            use crate::x86::{amx, avx2, avx2_int8, avx512, avx512_int8, avx512_rows};
+            use crate::x86::{
+                amx, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows,
+            };
             // Not every CPU with AVX-512 has it. The sums are the same.
             let has_vnni = is_x86_feature_detected!("avx512vnni");
             let with_avx512 = Table {
@@ -58,7 +60,7 @@ impl Table {
                 rows: avx512_rows::ROWWISE,
                 expand: avx512::EXPAND,
                 int8: match has_vnni {
-                    true => avx512_int8::MICRO_VNNI,
+                    true => avx512_bytes::MICRO_VNNI,
                     false => avx2_int8::MICRO,
                 },
                 has_fast_bytes: has_vnni,

@@ -1,14 +1,4 @@
-//! Products with integers in AVX-512: bytes by VNNI's dot product, and few rows of f32 or bf16 with
-//! codes of 8 or 4 bits, which are widened in registers.
-//!
-//! # Bytes
-//!
-//! VPDPBUSD multiplies bytes without a sign by bytes with one, and only the latter may come from
-//! memory and be broadcast. So the weights are those without: 128 is added to each by flipping a bit,
-//! once for all rows, and the row's sum of codes times 128 is taken off in the end
-//! ([`MicroInt8::offset`]).
-//!
-//! # Few rows
+//! Few rows of f32 or bf16 with codes of 8 or 4 bits in AVX-512: codes are widened in registers.
 //!
 //! With few rows reading weights is the limit, so they are read once and in the order in which they
 //! stand. Every sum takes the same terms in the same order as over an expanded panel, and gets
@@ -18,19 +8,7 @@ use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use crate::micro::{Bf16Block, F32Block, PANEL};
-use crate::quantised::{
-    CHUNK, FewRows, INT4_CHUNK, INT4_CODES, INT8_CHUNK, Int8Block, LINE, MicroInt8, QUAD,
-    Quantised, nothing,
-};
-
-pub(crate) const MICRO_VNNI: MicroInt8 = MicroInt8 {
-    max_rows: 14,
-    row_multiple: 1,
-    offset: 128,
-    run: run_vnni,
-    enter: nothing,
-    leave: nothing,
-};
+use crate::quantised::{CHUNK, FewRows, INT4_CHUNK, INT4_CODES, INT8_CHUNK, LINE, QUAD, Quantised};
 
 /// f32 rows; AVX-512 F alone.
 pub(crate) const FEW_F32: FewRows<F32Block<u8>> = FewRows {
@@ -49,9 +27,6 @@ pub(crate) const FEW_BF16: FewRows<Bf16Block> = FewRows {
 /// With more rows expanding a panel once costs less than widening beside every few of them.
 const MOST_ROWS: usize = 12;
 
-/// With so few rows weights are read in the order in which they stand, see `avx512`.
-const IN_ORDER: usize = 13;
-
 /// How many bytes ahead of their use codes are asked for, since widening them takes so long that the
 /// processor itself does not look far enough ahead: into the second-level cache, and from there into
 /// the first.
@@ -60,7 +35,7 @@ const NEAR: usize = 1024;
 
 /// Asks for what is read soon; what is not there does no harm.
 #[inline(always)]
-fn ahead(at: *const u8) {
+pub(super) fn ahead(at: *const u8) {
     // SAFETY: a prefetch reads nothing that could be seen.
     unsafe {
         _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(FAR).cast());
@@ -83,77 +58,7 @@ macro_rules! by_rows {
         }
     };
 }
-
-/// # Safety
-///
-/// As [`MicroInt8::run`]; needs AVX512_VNNI.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn run_vnni(block: &Int8Block) {
-    // SAFETY: by the caller's word.
-    unsafe { by_rows!(vnni_rows, block, 1 2 3 4 5 6 7 8 9 10 11 12 13 14) }
-}
-
-/// One half of a chunk's columns.
-macro_rules! bytes_in_order {
-    ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
-        for quad in 0..CHUNK / QUAD {
-            ahead($b.add(quad * LINE).cast());
-            let codes = _mm512_loadu_si512($b.add(quad * LINE).cast());
-            let codes = _mm512_xor_si512(codes, _mm512_set1_epi8(i8::MIN));
-            for (row, sums) in $sums.iter_mut().enumerate() {
-                let a = $a.add(row * $block.a_row + QUAD * quad).cast::<i32>();
-                let a = _mm512_set1_epi32(a.read_unaligned());
-                sums[$half] = _mm512_dpbusd_epi32(sums[$half], codes, a);
-            }
-        }
-    };
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn vnni_rows<const ROWS: usize>(block: &Int8Block) {
-    // SAFETY: rows and chunks are inside what the caller has allocated.
-    unsafe {
-        let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
-        let (mut a, mut b) = (block.a, block.b);
-        for _ in 0..block.chunks {
-            if ROWS <= IN_ORDER {
-                bytes_in_order!(sums, 0, a, b, block);
-                // Else the compiler mixes both halves, to load the quads of `a` once.
-                compiler_fence(Ordering::SeqCst);
-                bytes_in_order!(sums, 1, a, b.add(INT8_CHUNK / 2), block);
-            } else {
-                for quad in 0..CHUNK / QUAD {
-                    let codes = |half: usize| {
-                        let at = b.add(half * INT8_CHUNK / 2 + quad * LINE);
-                        let codes = _mm512_loadu_si512(at.cast());
-                        _mm512_xor_si512(codes, _mm512_set1_epi8(i8::MIN))
-                    };
-                    let codes = [codes(0), codes(1)];
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let a = a.add(row * block.a_row + QUAD * quad).cast::<i32>();
-                        let a = _mm512_set1_epi32(a.read_unaligned());
-                        sums[0] = _mm512_dpbusd_epi32(sums[0], codes[0], a);
-                        sums[1] = _mm512_dpbusd_epi32(sums[1], codes[1], a);
-                    }
-                }
-            }
-            a = a.add(CHUNK);
-            b = b.add(INT8_CHUNK);
-        }
-        for (row, sums) in sums.iter().enumerate() {
-            let c = block.c.add(row * PANEL);
-            for (half, sum) in sums.iter().enumerate() {
-                let c = c.add(half * HALF);
-                let sum = match block.accumulate {
-                    true => _mm512_add_epi32(_mm512_loadu_si512(c.cast()), *sum),
-                    false => *sum,
-                };
-                _mm512_storeu_si512(c.cast(), sum);
-            }
-        }
-    }
-}
+pub(super) use by_rows;
 
 /// Writes sums to `c` or adds them, as `avx512` does.
 macro_rules! write {

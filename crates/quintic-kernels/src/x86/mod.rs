@@ -4,6 +4,7 @@ pub(crate) mod amx;
 pub(crate) mod avx2;
 pub(crate) mod avx2_int8;
 pub(crate) mod avx512;
+pub(crate) mod avx512_bytes;
 pub(crate) mod avx512_int8;
 pub(crate) mod avx512_rows;
 pub(crate) mod detect;
