@@ -69,6 +69,15 @@ fn place(k: usize, column: usize) -> usize {
 /// Adding and subtracting this rounds an f32 of less than 2^22 to a whole number, half to even.
 const ROUND: f32 = 12_582_912.0;
 
+/// The code nearest to `value` times `inverse`, half to even. Whole instructions on every CPU, where
+/// rounding by its name is a call on those before SSE4.1. What is not finite times zero gives no code
+/// that means anything: its factor is a NaN, and whoever writes codes writes zeros.
+#[inline(always)]
+fn nearest(value: f32, inverse: f32) -> i32 {
+    let bits = (value * inverse + ROUND).to_bits();
+    bits.wrapping_sub(ROUND.to_bits()) as i32
+}
+
 /// The factor of a column or row whose largest magnitude has these bits and becomes the code
 /// `most`, and what it is multiplied with to become codes. With a value that is not finite the factor is NaN, so that
 /// none of the column's results is. What is so small that its inverse is not finite becomes zeros.
@@ -96,8 +105,11 @@ fn largest_bits(values: &[f32]) -> u32 {
 /// Writes a column of int8: the nearest codes to weights over the largest of them / 127.
 pub(crate) fn write_int8(panel: &mut [u8], column: usize, weights: &[f32]) {
     let (factor, inverse) = factors(largest_bits(weights), LARGEST);
-    for (k, weight) in weights.iter().enumerate() {
-        panel[place(k, column)] = (weight * inverse).round_ties_even() as i8 as u8;
+    // Else codes stay zeros.
+    if inverse != 0.0 {
+        for (k, &weight) in weights.iter().enumerate() {
+            panel[place(k, column)] = nearest(weight, inverse) as u8;
+        }
     }
     write_factor(panel, column, factor);
 }
@@ -473,84 +485,50 @@ pub(crate) mod body {
         }
     }
 
+    // Both are one flat loop: of rows cut into blocks the compiler gathers one lane from each of many.
+
     #[inline(always)]
     pub(crate) fn quantise(row: &[f32], out: &mut [i8]) -> RowCodes {
-        let [codes] = split(row, [out], LARGEST, |code| [code]);
-        codes
+        let (factor, inverse) = factors(largest_bits(row), LARGEST);
+        let (out, padding) = out.split_at_mut(row.len());
+        padding.fill(0);
+        if inverse == 0.0 {
+            out.fill(0);
+            return RowCodes { factor, sum: 0 };
+        }
+        let mut sum = 0i32;
+        for (out, &value) in out.iter_mut().zip(row) {
+            let code = nearest(value, inverse);
+            sum = sum.wrapping_add(code);
+            *out = code as i8;
+        }
+        RowCodes { factor, sum }
     }
 
     #[inline(always)]
     pub(crate) fn quantise_wide(row: &[f32], out: [&mut [i8]; 2]) -> [RowCodes; 2] {
-        split(row, out, LARGEST_WIDE, |code| {
-            let high = (code + 128) >> 8;
-            [high, code - (high << 8)]
-        })
-    }
-
-    /// The nearest codes to a row over its largest magnitude / `largest`, each cut into `N` bytes.
-    #[inline(always)]
-    fn split<const N: usize>(
-        row: &[f32],
-        out: [&mut [i8]; N],
-        largest: f32,
-        cut: impl Fn(i32) -> [i32; N],
-    ) -> [RowCodes; N] {
-        const WIDTH: usize = 32;
-        let mut most = [0u32; WIDTH];
-        let mut blocks = row.chunks_exact(WIDTH);
-        for block in &mut blocks {
-            for (most, value) in most.iter_mut().zip(block) {
-                *most = (*most).max(value.to_bits() & 0x7fff_ffff);
-            }
-        }
-        let rest = largest_bits(blocks.remainder());
-        let (factor, inverse) = factors(most.into_iter().fold(rest, u32::max), largest);
-        let one = |value: f32| {
-            let bits = (value * inverse + ROUND).to_bits();
-            cut(bits.wrapping_sub(ROUND.to_bits()) as i32)
-        };
-        let mut sums = [[0i32; WIDTH]; N];
-        let out = out.map(|out| {
-            let (whole, tail) = out.split_at_mut(row.len());
-            tail.fill(0);
-            whole
+        let (factor, inverse) = factors(largest_bits(row), LARGEST_WIDE);
+        let [highs, lows] = out.map(|out| {
+            let (out, padding) = out.split_at_mut(row.len());
+            padding.fill(0);
+            out
         });
-        // Lanes of NaN and infinity become zeros: the row's factor is a NaN.
-        if !(factor.is_finite() && factor > 0.0) {
-            for out in out {
-                out.fill(0);
-            }
-            return [RowCodes { factor, sum: 0 }; N];
+        if inverse == 0.0 {
+            highs.fill(0);
+            lows.fill(0);
+            return [RowCodes { factor, sum: 0 }; 2];
         }
-        let mut outs = out.map(|out| out.chunks_exact_mut(WIDTH));
-        let mut blocks = row.chunks_exact(WIDTH);
-        for block in &mut blocks {
-            let mut bytes = [[0i8; WIDTH]; N];
-            for i in 0..WIDTH {
-                let code = one(block[i]);
-                for n in 0..N {
-                    sums[n][i] += code[n];
-                    bytes[n][i] = code[n] as i8;
-                }
-            }
-            for (out, bytes) in outs.iter_mut().zip(bytes) {
-                if let Some(out) = out.next() {
-                    out.copy_from_slice(&bytes);
-                }
-            }
+        let mut sums = [0i32; 2];
+        for ((high, low), &value) in highs.iter_mut().zip(lows).zip(row) {
+            let code = nearest(value, inverse);
+            let upper = (code + 128) >> 8;
+            let lower = code - (upper << 8);
+            sums[0] = sums[0].wrapping_add(upper);
+            sums[1] = sums[1].wrapping_add(lower);
+            *high = upper as i8;
+            *low = lower as i8;
         }
-        let tails = outs.map(std::slice::ChunksExactMut::into_remainder);
-        for (i, &value) in blocks.remainder().iter().enumerate() {
-            let code = one(value);
-            for n in 0..N {
-                sums[n][i] += code[n];
-                tails[n][i] = code[n] as i8;
-            }
-        }
-        sums.map(|sums| RowCodes {
-            factor,
-            sum: sums.iter().sum(),
-        })
+        sums.map(|sum| RowCodes { factor, sum })
     }
 
     /// # Safety

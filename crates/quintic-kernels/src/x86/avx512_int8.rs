@@ -342,11 +342,12 @@ few_rows!(
     INT4_CHUNK
 );
 
-/// By hand: left to the compiler, lanes are taken apart and put together again.
+/// By hand: left to the compiler, lanes are taken apart and put together again, or gathered.
 pub(crate) const QUANTISED: Quantised = Quantised {
     int8_to_bf16,
     int8_to_f32,
     int4_to_int8,
+    scale_columns,
     ..compiled::QUANTISED
 };
 
@@ -430,6 +431,23 @@ unsafe fn int4_to_int8(codes: &[u8], out: &mut [u8]) {
                     let odd = _mm512_slli_epi16::<8>(_mm512_mullo_epi16(odd, by));
                     _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_or_si512(even, odd));
                 }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Quantised::scale_columns`].
+#[target_feature(enable = "avx512f")]
+unsafe fn scale_columns(sums: *mut f32, rows: usize, by: &[f32; PANEL]) {
+    // SAFETY: the rows exist, by the caller's word; `by` has two vectors.
+    unsafe {
+        let by = [0, HALF].map(|half| _mm512_loadu_ps(by.as_ptr().add(half)));
+        for row in 0..rows {
+            for (half, by) in by.iter().enumerate() {
+                let sums = sums.add(row * PANEL + half * HALF);
+                _mm512_storeu_ps(sums, _mm512_mul_ps(_mm512_loadu_ps(sums), *by));
             }
         }
     }
