@@ -8,6 +8,8 @@ use quintic::backend::Pool;
 use quintic::batch::PadRows;
 use quintic::{ComputeChoice, ComputeType, DType, Keep, MatmulPrecision, Result, WeightType};
 
+use crate::commands::calibrate::CalibrateArgs;
+
 /// Runs T5-family models: hidden states, generated text, scores.
 #[derive(Debug, Parser)]
 #[command(name = "quintic", version, max_term_width = 100)]
@@ -36,6 +38,8 @@ pub(crate) enum Command {
     Convert(ConvertArgs),
     /// Measure a model's speed, or what this machine can do at most.
     Bench(Box<BenchArgs>),
+    /// Find out which products may be kept in integers, and how f16 holds a model's values.
+    Calibrate(Box<CalibrateArgs>),
     /// Check the backends of this machine, operation by operation, against exact sums.
     Check(CheckArgs),
     /// Say how far each way to compute is from exact sums, on a model and real texts.
@@ -117,9 +121,14 @@ pub(crate) struct ComputeArgs {
     /// asked for.
     #[arg(long, value_parser = ["int8", "int4", "w8a8"])]
     pub(crate) weights: Option<String>,
-    /// Products whose weights are not kept so: qkv, o, wi, wo, head, or none, which is the default.
+    /// Products whose weights are not kept so: qkv, o, wi, wo, head, those of layers such as
+    /// encoder.0-3.wo, or none, which is the default.
     #[arg(long, value_name = "A,B,..", requires = "weights")]
     pub(crate) keep: Option<String>,
+    /// Plan that `quintic calibrate` made of this model: says `--weights`, `--keep` and `--dtype`, and
+    /// with which powers of two f16 begins on a GPU.
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["weights", "keep"])]
+    pub(crate) plan: Option<PathBuf>,
 }
 
 impl ComputeArgs {
@@ -498,9 +507,13 @@ pub(crate) struct ConvertArgs {
     /// Pack weights as integers, as `--weights` of other commands keeps them.
     #[arg(long, value_parser = ["int8", "int4", "w8a8"], conflicts_with = "to")]
     pub(crate) weights: Option<String>,
-    /// Products that are not packed so: qkv, o, wi, wo, head, or none.
+    /// Products that are not packed so: qkv, o, wi, wo, head, those of layers such as
+    /// encoder.0-3.wo, or none.
     #[arg(long, value_name = "A,B,..", requires = "weights")]
     pub(crate) keep: Option<String>,
+    /// Plan that `quintic calibrate` made of this model: says `--weights`, `--keep` and `--dtype`.
+    #[arg(long, value_name = "FILE.json", conflicts_with_all = ["weights", "keep", "to"])]
+    pub(crate) plan: Option<PathBuf>,
     /// Threads that pack; by default as many as there are cores.
     #[arg(long, value_name = "N", conflicts_with = "to")]
     pub(crate) threads: Option<NonZeroUsize>,
@@ -580,9 +593,13 @@ pub(crate) struct VerifyArgs {
     /// Cut texts to this many tokens, end token included.
     #[arg(long)]
     pub(crate) max_length: Option<usize>,
-    /// Ways to compute: f32, f32-high, f32-medium, bf16, f16; by default all that differ here.
+    /// Ways to compute: f32, f32-high, f32-medium, bf16, f16, int8, w8a8, int4; by default all that
+    /// differ here.
     #[arg(long, value_name = "A,B,..", value_delimiter = ',')]
     pub(crate) compute: Vec<String>,
+    /// Plan that `quintic calibrate` made of this model: one more way to compute, `plan`.
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) plan: Option<PathBuf>,
     /// What computes: `cpu`, `cuda` (or `cuda:1` for another device), or `reference`.
     #[arg(long, default_value = "cpu")]
     pub(crate) backend: String,

@@ -45,6 +45,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> u8 {
         Command::Compare(args) => commands::compare::run(args),
         Command::Convert(args) => commands::convert::run(args).map(|()| 0),
         Command::Bench(args) => commands::bench::run(args),
+        Command::Calibrate(args) => commands::calibrate::run(args).map(|()| 0),
         Command::Check(args) => commands::check::run(args),
         Command::Verify(args) => commands::verify::run(args),
     };

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use quintic::calibrate::Plan;
 use quintic::checkpoint::hub::{HubOptions, ProgressCallback};
 use quintic::checkpoint::{Checkpoint, OpenOptions, Packed};
 use quintic::preset::TokenizerClass;
@@ -67,8 +68,10 @@ pub(crate) fn load(
     quiet: bool,
 ) -> Result<TextEncoder> {
     let backend = BackendKind::parse(&args.backend)?;
-    let compute = compute(args, backend, checkpoint.packed())?;
+    let plan = plan(args.plan.as_deref(), checkpoint)?;
+    let compute = compute(args, plan.as_ref(), backend, checkpoint.packed())?;
     let encoder = TextEncoder::from_checkpoint(checkpoint, backend, &compute)?;
+    follow(plan.as_ref(), &encoder, quiet);
     if !quiet {
         for note in notes(&encoder) {
             eprintln!("note: {note}");
@@ -84,8 +87,10 @@ pub(crate) fn load_seq2seq(
     quiet: bool,
 ) -> Result<Seq2Seq> {
     let backend = BackendKind::parse(&args.backend)?;
-    let compute = compute(args, backend, None)?;
+    let plan = plan(args.plan.as_deref(), checkpoint)?;
+    let compute = compute(args, plan.as_ref(), backend, None)?;
     let model = Seq2Seq::from_checkpoint(checkpoint, backend, &compute)?;
+    follow(plan.as_ref(), model.encoder(), quiet);
     if !quiet {
         for note in notes(model.encoder()) {
             eprintln!("note: {note}");
@@ -94,15 +99,38 @@ pub(crate) fn load_seq2seq(
     Ok(model)
 }
 
-/// What was chosen, completed by what a packed model is packed for.
+/// The plan of this name, which has to be the checkpoint's.
+pub(crate) fn plan(path: Option<&Path>, checkpoint: &Checkpoint) -> Result<Option<Plan>> {
+    let Some(path) = path else { return Ok(None) };
+    let plan = Plan::read(path)?;
+    plan.check(checkpoint)
+        .map_err(|error| error.at_if_placeless(path.display()))?;
+    Ok(Some(plan))
+}
+
+/// What was chosen, completed by a plan and by what a packed model is packed for.
 pub(crate) fn compute(
     args: &ComputeArgs,
+    plan: Option<&Plan>,
     backend: BackendKind,
     packed: Option<&Packed>,
 ) -> Result<Compute> {
     // Those that do not read what is packed refuse it.
     let packed = packed.filter(|_| backend.reads_packed());
-    args.choice()?.resolve(packed)
+    let choice = args.choice()?;
+    match plan {
+        Some(plan) => plan.complete(&choice)?.resolve(packed),
+        None => choice.resolve(packed),
+    }
+}
+
+/// What of a plan is no choice of how to compute, and what is said of it on standard error.
+pub(crate) fn follow(plan: Option<&Plan>, encoder: &TextEncoder, quiet: bool) {
+    let Some(plan) = plan else { return };
+    encoder.start_scales(&plan.scales());
+    if !quiet {
+        eprintln!("note: by the plan, {}", plan.describe());
+    }
 }
 
 /// What a user should know about a model that loaded.

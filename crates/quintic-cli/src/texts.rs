@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use quintic::tokenizer::Tokenizer;
 use quintic::{Error, Result};
 use serde_json::Value;
 
@@ -42,6 +43,26 @@ pub(crate) fn read(path: &Path, column: Option<&str>) -> Result<Vec<String>> {
         return Err(Error::input("there are no texts").at(&place));
     }
     Ok(texts)
+}
+
+/// Token ids of texts, each cut to `limit` if there is one.
+///
+/// # Errors
+///
+/// Those of the tokenizer, naming the text.
+pub(crate) fn ids(
+    texts: &[String],
+    tokenizer: &Tokenizer,
+    limit: Option<usize>,
+) -> Result<Vec<Vec<u32>>> {
+    let ids = texts.iter().enumerate().map(|(row, text)| {
+        match limit {
+            Some(limit) => tokenizer.encode_truncated(text, limit),
+            None => tokenizer.encode(text, true),
+        }
+        .map_err(|e| e.at(format!("text {row}")))
+    });
+    ids.collect()
 }
 
 fn parse(bytes: &[u8], ending: &str, column: Option<&str>) -> Result<Vec<String>> {

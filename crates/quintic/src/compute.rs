@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 
 use crate::checkpoint::Packed;
-use crate::weight_type::{Keep, WeightType};
+use crate::keep::Keep;
+use crate::weight_type::WeightType;
 use crate::{Error, Result};
 
 /// The type that weights are kept in and products are computed for.

@@ -36,6 +36,7 @@
 
 pub mod backend;
 pub mod batch;
+pub mod calibrate;
 pub mod checkpoint;
 mod compute;
 pub mod config;
@@ -44,6 +45,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod generate;
+mod keep;
 mod limits;
 mod mmap;
 pub mod model;
@@ -62,6 +64,7 @@ mod weight_type;
 
 pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
+pub use keep::{Keep, Site, Stack};
 pub use mmap::MappedFile;
 pub use model::{Interrupted, Pass};
 pub use quintic_kernels::BlockType;
@@ -72,7 +75,7 @@ pub use text_encoder::{
     config_of,
 };
 pub use tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
-pub use weight_type::{Keep, ProductKind, WeightType};
+pub use weight_type::{ProductKind, WeightType};
 
 /// The README's Rust code is compiled with the tests.
 #[cfg(doctest)]

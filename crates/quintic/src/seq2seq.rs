@@ -202,8 +202,32 @@ impl Seq2Seq {
     ) -> Result<Self> {
         let config = config_of(checkpoint)?;
         let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
-        let (encoder, model) =
+        let loaded =
             load(&config, &mut source, backend, compute).map_err(|e| place(e, checkpoint))?;
+        Self::of(loaded, source, checkpoint, compute, config)
+    }
+
+    /// Loads the model of an opened checkpoint on a backend that is there already.
+    pub(crate) fn on<B: Backend + 'static>(
+        backend: B,
+        checkpoint: &Checkpoint,
+        compute: &Compute,
+    ) -> Result<Self> {
+        let config = config_of(checkpoint)?;
+        let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
+        let loaded = LoadBoth(&config, &mut source)
+            .build(backend)
+            .map_err(|e| place(e, checkpoint))?;
+        Self::of(loaded, source, checkpoint, compute, config)
+    }
+
+    fn of(
+        (encoder, model): Loaded,
+        source: TensorSource<'_>,
+        checkpoint: &Checkpoint,
+        compute: &Compute,
+        config: T5Config,
+    ) -> Result<Self> {
         Ok(Seq2Seq {
             encoder: TextEncoder::of(encoder, config, source, checkpoint, compute)?,
             model,

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::{self, Cuda};
 use crate::backend::reference::{Reference, refuse_packed};
-use crate::backend::{Backend, DeviceOutput, Pool, Widths};
+use crate::backend::{Backend, DeviceOutput, Pool, Scale, Widths};
 use crate::batch::{self, PackedBatch};
 use crate::checkpoint::hub::{self, HubOptions};
 use crate::checkpoint::{Checkpoint, OpenOptions, Packed, TensorSource, infer_shape};
 use crate::compute::{Compute, ComputeChoice};
 use crate::config::T5Config;
+use crate::keep::Site;
 use crate::model::{Encoder, EncoderWeights, Interrupted, Pass, TakeTensor};
 use crate::sentence::SentenceHead;
 use crate::{Error, ErrorKind, Result};
@@ -161,6 +162,8 @@ pub(crate) trait Encode: Send + Sync {
     fn isa(&self) -> Option<&'static str>;
     fn threads(&self) -> usize;
     fn bytes_per_token(&self, widths: &Widths) -> u64;
+    fn start_scales(&self, known: &[(Site, Scale)]);
+    fn passes_again(&self) -> Option<u64>;
 }
 
 impl<B: Backend> Encode for Encoder<B> {
@@ -207,6 +210,14 @@ impl<B: Backend> Encode for Encoder<B> {
 
     fn bytes_per_token(&self, widths: &Widths) -> u64 {
         self.backend().bytes_per_token(widths)
+    }
+
+    fn start_scales(&self, known: &[(Site, Scale)]) {
+        self.backend().start_scales(known);
+    }
+
+    fn passes_again(&self) -> Option<u64> {
+        self.backend().passes_again()
     }
 }
 
@@ -257,6 +268,20 @@ impl TextEncoder {
         let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
         let encoder =
             load(&config, &mut source, backend, compute).map_err(|e| place(e, checkpoint))?;
+        Self::of(encoder, config, source, checkpoint, compute)
+    }
+
+    /// Loads the encoder of an opened checkpoint on a backend that is there already.
+    pub(crate) fn on<B: Backend + 'static>(
+        backend: B,
+        checkpoint: &Checkpoint,
+        compute: &Compute,
+    ) -> Result<Self> {
+        let config = config_of(checkpoint)?;
+        let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
+        let encoder = LoadEncoder(&config, &mut source)
+            .build(backend)
+            .map_err(|e| place(e, checkpoint))?;
         Self::of(encoder, config, source, checkpoint, compute)
     }
 
@@ -375,6 +400,19 @@ impl TextEncoder {
     /// Threads that the backend computes on.
     pub fn threads(&self) -> usize {
         self.encoder.threads()
+    }
+
+    /// Starts feed-forward layers with powers of two that are known already, see
+    /// [`crate::calibrate`]. Only the cuda backend has a use for them, in f16; it finds them by
+    /// running passes again otherwise. What is known is never lowered.
+    pub fn start_scales(&self, known: &[(Site, Scale)]) {
+        self.encoder.start_scales(known);
+    }
+
+    /// Passes that were run again so far, with other powers of two, since f16 had not held a value;
+    /// `None` for backends and types with which that does not happen.
+    pub fn passes_again(&self) -> Option<u64> {
+        self.encoder.passes_again()
     }
 
     /// Bytes that encoding holds at once for each token of a batch: the residual stream, the

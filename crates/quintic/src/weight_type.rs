@@ -1,4 +1,4 @@
-//! In which type the weights of products are kept, and which products are left out of that.
+//! In which type the weights of products are kept, and what kinds of products there are.
 
 use crate::{Error, Result};
 
@@ -64,7 +64,7 @@ impl WeightType {
 }
 
 /// Which product of a layer, or of a model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProductKind {
     /// Queries, keys and values, those of cross-attention among them.
     Qkv,
@@ -95,6 +95,11 @@ impl ProductKind {
         matches!(self, ProductKind::Wo | ProductKind::Head)
     }
 
+    /// The kind of a name, if it is one's.
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// `qkv`, `o`, `wi`, `wo` or `head`.
     pub fn name(self) -> &'static str {
         match self {
@@ -107,59 +112,6 @@ impl ProductKind {
     }
 }
 
-/// Products whose weights stay as [`WeightType::AsStored`] has them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Keep(u8);
-
-impl Keep {
-    /// These products.
-    pub fn of(kinds: &[ProductKind]) -> Self {
-        Keep(kinds.iter().fold(0, |set, &kind| set | 1 << kind as u8))
-    }
-
-    /// Whether a product is among them.
-    pub fn contains(self, kind: ProductKind) -> bool {
-        self.0 >> kind as u8 & 1 == 1
-    }
-
-    /// Names, separated by commas; `none` if there are none.
-    pub fn names(self) -> String {
-        let kinds = ProductKind::ALL
-            .into_iter()
-            .filter(|&kind| self.contains(kind));
-        match self {
-            Keep(0) => "none".to_owned(),
-            _ => kinds.map(ProductKind::name).collect::<Vec<_>>().join(","),
-        }
-    }
-
-    /// What [`Keep::names`] writes, in any order.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for a name that is no product's.
-    pub fn parse(names: &str) -> Result<Self> {
-        if names == "none" {
-            return Ok(Keep::default());
-        }
-        let kinds: Vec<ProductKind> = names
-            .split(',')
-            .map(|name| {
-                ProductKind::ALL
-                    .into_iter()
-                    .find(|kind| kind.name() == name)
-                    .ok_or_else(|| {
-                        Error::unsupported(format!(
-                            "there is no product `{name}`, expected `qkv`, `o`, `wi`, `wo`, \
-                             `head`, or `none` alone"
-                        ))
-                    })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Keep::of(&kinds))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -168,14 +120,6 @@ mod tests {
     fn names_are_read_back() {
         for weights in WeightType::ALL {
             assert_eq!(WeightType::parse(weights.name()).unwrap(), weights);
-        }
-        for set in 0..1 << ProductKind::ALL.len() {
-            let keep = Keep(set);
-            assert_eq!(Keep::parse(&keep.names()).unwrap(), keep);
-        }
-        assert_eq!(Keep::parse("wo,qkv").unwrap().names(), "qkv,wo");
-        for names in ["", "wo,", "none,wo", "up"] {
-            assert!(Keep::parse(names).is_err(), "{names}");
         }
         assert!(WeightType::parse("int3").is_err());
     }

@@ -323,6 +323,12 @@ fn f16_finds_scales_that_hold_what_the_model_does() {
             let error = relative_rms(&found, expected.iter().map(|&x| f64::from(x)));
             assert!(error <= 4e-3, "{wi_factor}: {error:e}");
         }
+        // A model that fits is never run again; one that does not is, but not for ever.
+        let again = encoder.backend().passes_again();
+        match wi_factor > 1.0 {
+            true => assert!(matches!(again, Some(1..=64)), "{wi_factor}: {again:?}"),
+            false => assert_eq!(again, Some(0)),
+        }
     }
 }
 

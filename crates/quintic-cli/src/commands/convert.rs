@@ -184,6 +184,15 @@ fn pack(args: &ConvertArgs, started: Instant) -> Result<()> {
         keep: args.keep.as_deref().map(Keep::parse).transpose()?,
     };
     let checkpoint = model::open(&args.model.model, &args.model.files)?;
+    let choice = match model::plan(args.plan.as_deref(), &checkpoint)? {
+        Some(plan) => {
+            if !args.quiet {
+                eprintln!("note: by the plan, {}", plan.describe());
+            }
+            plan.complete(&choice)?
+        }
+        None => choice,
+    };
     let cpu = Cpu::new(&choice.resolve(None)?)?;
     let bar = progress(args.quiet, "layers");
     let written = packed::write(&checkpoint, &cpu, &args.output, &mut |done, all| {

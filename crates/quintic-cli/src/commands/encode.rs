@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use quintic::preset::Preset;
-use quintic::{Error, Result, TextEncoder};
+use quintic::{Error, Result, TextEncoder, WeightType};
 use serde_json::{Value, json};
 
 use crate::args::{EncodeArgs, TokenizerKind};
@@ -217,7 +217,7 @@ fn summary(
     load_s: f64,
     encode_s: f64,
 ) -> Value {
-    json!({
+    let mut body = json!({
         "output": args.output.display().to_string(),
         "model": encoder.path().display().to_string(),
         "tokenizer": source.tokenizer,
@@ -230,5 +230,17 @@ fn summary(
         "encode_s": encode_s,
         "tokens_per_s": n_tokens as f64 / encode_s,
         "peak_rss_bytes": memory::peak_rss_bytes(),
-    })
+    });
+    let compute = encoder.compute();
+    if let Some(path) = &args.compute.plan {
+        body["plan"] = json!(path.display().to_string());
+    }
+    if compute.weights != WeightType::AsStored {
+        body["weights"] = json!(compute.weights.name());
+        body["keep"] = json!(compute.keep.names());
+    }
+    if let Some(n) = encoder.passes_again() {
+        body["passes_run_again"] = json!(n);
+    }
+    body
 }

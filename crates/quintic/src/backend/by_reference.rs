@@ -1,13 +1,13 @@
 //! A backend that several encoders share is still a backend.
 
 use super::{
-    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Keys, Pool, Visible, Weights,
-    Widths,
+    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Keys, Pool, Scale, Visible,
+    Weights, Widths,
 };
 use crate::Result;
 use crate::batch::PackedBatch;
 use crate::tensor::Tensor;
-use crate::weight_type::ProductKind;
+use crate::keep::Site;
 
 /// The same attention, asked of the backend itself.
 fn of<'a, B: Backend>(attention: &Attention<'a, &B>) -> Attention<'a, B> {
@@ -74,11 +74,19 @@ impl<B: Backend> Backend for &B {
 
     fn prepare_product(
         &self,
-        kind: ProductKind,
+        site: Site,
         weights: Weights,
         gain: Option<Tensor>,
     ) -> Result<B::Matrix> {
-        B::prepare_product(self, kind, weights, gain)
+        B::prepare_product(self, site, weights, gain)
+    }
+
+    fn start_scales(&self, known: &[(Site, Scale)]) {
+        B::start_scales(self, known);
+    }
+
+    fn passes_again(&self) -> Option<u64> {
+        B::passes_again(self)
     }
 
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<B::Bias> {

@@ -27,17 +27,19 @@ pub mod cpu;
 pub mod cuda;
 mod pool;
 pub mod reference;
+mod scale;
 
 use crate::batch::{Mask, PackedBatch};
 use crate::checkpoint::PackedEntry;
 use crate::compute::ComputeType;
 use crate::config::Activation;
 use crate::tensor::Tensor;
-use crate::weight_type::ProductKind;
+use crate::keep::Site;
 use crate::{Error, Result};
 
 pub use buckets::Buckets;
 pub(crate) use choose::log_total;
+pub use scale::Scale;
 
 /// The matrices that one product multiplies with. A weight is stored `[out, in]`, as in the
 /// checkpoint.
@@ -273,7 +275,7 @@ pub trait Backend: Send + Sync {
     /// backend's layout, and in a backend that has none; their gain is folded already.
     fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<Self::Matrix>;
 
-    /// [`Backend::prepare_matrix`] for a product of this kind, whose weights the backend may keep
+    /// [`Backend::prepare_matrix`] for this product of a model, whose weights the backend may keep
     /// in another type than those of others.
     ///
     /// # Errors
@@ -281,12 +283,25 @@ pub trait Backend: Send + Sync {
     /// As [`Backend::prepare_matrix`].
     fn prepare_product(
         &self,
-        kind: ProductKind,
+        site: Site,
         weights: Weights,
         gain: Option<Tensor>,
     ) -> Result<Self::Matrix> {
-        let _ = kind;
+        let _ = site;
         self.prepare_matrix(weights, gain)
+    }
+
+    /// Starts feed-forward layers with exponents that are known already, in place of finding them by
+    /// running passes again. Only a backend has a use for them that rounds to f16 what flows between
+    /// a layer's products; others take no notice.
+    fn start_scales(&self, known: &[(Site, Scale)]) {
+        let _ = known;
+    }
+
+    /// Passes that were run again so far since 16 bits had not held a value; `None` for a backend
+    /// (or a type) with which that does not happen.
+    fn passes_again(&self) -> Option<u64> {
+        None
     }
 
     /// Prepares a bias table `[buckets, n_heads]`: `bucket_of` maps `key - query` to its row.

@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
-use crate::weight_type::{Keep, WeightType};
+use crate::keep::Keep;
+use crate::weight_type::WeightType;
 use crate::{Error, Result};
 
 /// Name of a file of packed matrices in a model folder.

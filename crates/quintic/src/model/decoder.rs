@@ -8,6 +8,7 @@ use crate::Result;
 use crate::backend::{Attention, Backend, Chosen, Epilogue, Keys, Visible};
 use crate::batch::Mask;
 use crate::config::T5Config;
+use crate::keep::{Site, Stack};
 use crate::weight_type::ProductKind;
 
 /// A loaded decoder on some backend, which its methods are given: the one it was loaded for.
@@ -79,7 +80,7 @@ impl<B: Backend> Decoder<B> {
         let layers = (0..config.num_decoder_layers)
             .map(|layer| {
                 let parts = weights.take_parts(source, layer, backend.folds_gains())?;
-                Layer::prepare(backend, config, parts)
+                Layer::prepare(backend, config, parts, layer)
             })
             .collect::<Result<_>>()?;
         let final_norm = backend.prepare_gain(weights.take_final_norm(source)?)?;
@@ -91,7 +92,7 @@ impl<B: Backend> Decoder<B> {
             scale: head.scale,
             is_tied: head.is_tied,
             head: backend.prepare_product(
-                ProductKind::Head,
+                Site::HEAD,
                 crate::backend::Weights::Stacked(vec![head.weights]),
                 None,
             )?,
@@ -276,8 +277,16 @@ impl<B: Backend> Decoder<B> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn prepare(backend: &B, config: &T5Config, parts: DecoderLayerParts) -> Result<Self> {
-        let matrix = |kind, part: Part| backend.prepare_product(kind, part.weights, part.gain);
+    fn prepare(
+        backend: &B,
+        config: &T5Config,
+        parts: DecoderLayerParts,
+        layer: usize,
+    ) -> Result<Self> {
+        let matrix = |kind, part: Part| {
+            let stack = Stack::Decoder;
+            backend.prepare_product(Site { stack, layer, kind }, part.weights, part.gain)
+        };
         let gain = |gain: Option<_>| gain.map(|gain| backend.prepare_gain(gain)).transpose();
         Ok(Layer {
             attention_norm: gain(parts.attention_norm)?,

@@ -6,11 +6,10 @@ use crate::Result;
 use crate::backend::{Attention, Backend, Epilogue, Keys, Pool, Visible};
 use crate::batch::PackedBatch;
 use crate::config::T5Config;
-use crate::weight_type::ProductKind;
 
 use super::TakeTensor;
 use super::pass::{Pass, go_on};
-use super::weights::{EncoderWeights, LayerParts, Part};
+use super::weights::{EncoderWeights, LayerParts, Part, Product};
 
 static N_ENCODERS: AtomicU64 = AtomicU64::new(0);
 
@@ -64,7 +63,7 @@ impl<B: Backend> Encoder<B> {
         let layers = (0..config.num_layers)
             .map(|layer| {
                 let parts = weights.take_parts(source, layer, backend.folds_gains())?;
-                Layer::prepare(&backend, &config, parts)
+                Layer::prepare(&backend, &config, parts, layer)
             })
             .collect::<Result<_>>()?;
         let final_norm = backend.prepare_gain(weights.take_final_norm(source)?)?;
@@ -200,15 +199,17 @@ impl<B: Backend> Encoder<B> {
 }
 
 impl<B: Backend> Layer<B> {
-    fn prepare(backend: &B, config: &T5Config, parts: LayerParts) -> Result<Self> {
-        let matrix = |kind, part: Part| backend.prepare_product(kind, part.weights, part.gain);
+    fn prepare(backend: &B, config: &T5Config, parts: LayerParts, layer: usize) -> Result<Self> {
+        let matrix = |product: Product, part: Part| {
+            backend.prepare_product(product.site(layer), part.weights, part.gain)
+        };
         Ok(Layer {
             attention_norm: parts
                 .attention_norm
                 .map(|gain| backend.prepare_gain(gain))
                 .transpose()?,
-            qkv: matrix(ProductKind::Qkv, parts.qkv)?,
-            output: matrix(ProductKind::O, parts.output)?,
+            qkv: matrix(Product::Qkv, parts.qkv)?,
+            output: matrix(Product::Output, parts.output)?,
             bias: parts
                 .bias
                 .map(|bias| backend.prepare_bias(bias, config.buckets()))
@@ -217,8 +218,8 @@ impl<B: Backend> Layer<B> {
                 .feed_forward_norm
                 .map(|gain| backend.prepare_gain(gain))
                 .transpose()?,
-            feed_forward_in: matrix(ProductKind::Wi, parts.feed_forward_in)?,
-            feed_forward_out: matrix(ProductKind::Wo, parts.feed_forward_out)?,
+            feed_forward_in: matrix(Product::FeedForwardIn, parts.feed_forward_in)?,
+            feed_forward_out: matrix(Product::FeedForwardOut, parts.feed_forward_out)?,
         })
     }
 }

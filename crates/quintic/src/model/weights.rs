@@ -3,6 +3,7 @@
 use crate::backend::{PackedWeights, Weights};
 use crate::checkpoint::{Packed, TensorSource};
 use crate::config::{Family, T5Config};
+use crate::keep::{Site, Stack};
 use crate::tensor::Tensor;
 use crate::weight_type::ProductKind;
 use crate::{Error, Result};
@@ -145,12 +146,16 @@ impl Product {
     }
 
     /// What it is to a backend.
-    pub fn kind(self) -> ProductKind {
-        match self {
-            Product::Qkv => ProductKind::Qkv,
-            Product::Output => ProductKind::O,
-            Product::FeedForwardIn => ProductKind::Wi,
-            Product::FeedForwardOut => ProductKind::Wo,
+    pub fn site(self, layer: usize) -> Site {
+        Site {
+            stack: Stack::Encoder,
+            layer,
+            kind: match self {
+                Product::Qkv => ProductKind::Qkv,
+                Product::Output => ProductKind::O,
+                Product::FeedForwardIn => ProductKind::Wi,
+                Product::FeedForwardOut => ProductKind::Wo,
+            },
         }
     }
 

@@ -19,11 +19,12 @@
 mod distance;
 mod prompts;
 
-use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::{Backend, Scale};
 use crate::checkpoint::Checkpoint;
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::generate::{GenerateOptions, GenerationConfig};
+use crate::keep::Site;
 use crate::text_encoder::{BackendKind, RowsOptions, TextEncoder};
 use crate::weight_type::WeightType;
 use crate::{Decode, Error, Result, Seq2Seq, Sources};
@@ -177,6 +178,53 @@ pub struct Report {
     pub tokens: Tokens,
     /// Of the decoder's logits; `None` if the decoder was left out.
     pub logits: Option<LogitsReport>,
+    /// Passes that were run again since f16 had not held a value, see
+    /// [`TextEncoder::passes_again`].
+    pub passes_again: Option<u64>,
+}
+
+/// A model that is measured.
+pub(crate) enum Loaded {
+    /// Its encoder alone.
+    Encoder(TextEncoder),
+    /// Both halves.
+    Both(Seq2Seq),
+}
+
+impl Loaded {
+    /// The model, or its encoder, on a backend that computes as `Compute::default()` says.
+    pub(crate) fn on<B: Backend + 'static>(
+        backend: B,
+        checkpoint: &Checkpoint,
+        both: bool,
+    ) -> Result<Self> {
+        let compute = Compute::default();
+        Ok(match both {
+            true => Loaded::Both(Seq2Seq::on(backend, checkpoint, &compute)?),
+            false => Loaded::Encoder(TextEncoder::on(backend, checkpoint, &compute)?),
+        })
+    }
+
+    pub(crate) fn encoder(&self) -> &TextEncoder {
+        match self {
+            Loaded::Encoder(encoder) => encoder,
+            Loaded::Both(model) => model.encoder(),
+        }
+    }
+}
+
+/// What a model gives for a reference's rows.
+pub(crate) struct Found {
+    /// Last hidden states, row by row.
+    pub(crate) states: Vec<Vec<f32>>,
+    /// Logits behind each token of the decoder's input.
+    pub(crate) logits: Option<Vec<f32>>,
+}
+
+/// Whether a checkpoint has a decoder.
+pub(crate) fn has_decoder(checkpoint: &Checkpoint) -> bool {
+    let mut names = checkpoint.names();
+    names.any(|name| name.starts_with("decoder.block."))
 }
 
 /// Cosines between the vectors of a token in two runs.
@@ -227,33 +275,31 @@ impl Reference {
         rows: Vec<Vec<u32>>,
         options: &Options<'_>,
     ) -> Result<Self> {
-        let has_decoder = checkpoint
-            .names()
-            .any(|name| name.starts_with("decoder.block."));
-        let compute = Compute::default();
-        if !has_decoder || options.new_tokens == 0 {
-            let kind = BackendKind::Reference;
-            let encoder = TextEncoder::from_checkpoint(checkpoint, kind, &compute)?;
-            return Ok(Reference {
-                d_model: encoder.config().d_model,
-                states: encode(&encoder, &rows, options)?,
-                rows,
-                decoded: None,
-            });
-        }
-        let model = Seq2Seq::from_checkpoint(checkpoint, BackendKind::Reference, &compute)?;
+        let both = has_decoder(checkpoint) && options.new_tokens > 0;
+        let model = Loaded::on(crate::backend::reference::Reference, checkpoint, both)?;
+        Self::of(&model, rows, options)
+    }
+
+    /// What a model on the reference backend, or on one that computes as it does, gives for `rows`.
+    pub(crate) fn of(model: &Loaded, rows: Vec<Vec<u32>>, options: &Options<'_>) -> Result<Self> {
+        let config = model.encoder().config();
         let states = encode(model.encoder(), &rows, options)?;
-        let sources = &rows[..rows.len().min(MAX_DECODER_ROWS)];
-        let decoder_rows = greedy(&model, sources, options.new_tokens)?;
-        let logits = logits(&model, sources, &decoder_rows)?;
+        let decoded = match model {
+            Loaded::Encoder(_) => None,
+            Loaded::Both(model) => {
+                let sources = &rows[..rows.len().min(MAX_DECODER_ROWS)];
+                let decoder_rows = greedy(model, sources, options.new_tokens)?;
+                Some(Exact {
+                    logits: logits(model, sources, &decoder_rows)?,
+                    vocab: config.vocab_size,
+                    rows: decoder_rows,
+                })
+            }
+        };
         Ok(Reference {
-            d_model: model.config().d_model,
+            d_model: config.d_model,
             states,
-            decoded: Some(Exact {
-                rows: decoder_rows,
-                vocab: model.config().vocab_size,
-                logits,
-            }),
+            decoded,
             rows,
         })
     }
@@ -273,31 +319,65 @@ impl Reference {
         compute: &Compute,
         options: &Options<'_>,
     ) -> Result<Report> {
-        let decoded = self.decoded.as_ref().filter(|_| {
-            !matches!(backend, BackendKind::Cuda(_)) || compute.dtype != ComputeType::F16
-        });
-        let name_and_isa = |encoder: &TextEncoder| (encoder.backend_name(), encoder.isa());
-        let (states, logits, (name, isa)) = match decoded {
-            None => {
-                let encoder = TextEncoder::from_checkpoint(checkpoint, backend, compute)?;
-                let states = encode(&encoder, &self.rows, options)?;
-                (states, None, name_and_isa(&encoder))
+        self.compare_from(checkpoint, backend, compute, &[], options)
+    }
+
+    /// [`Reference::compare`] of a model that starts with these powers of two, see
+    /// [`TextEncoder::start_scales`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Reference::compare`].
+    pub fn compare_from(
+        &self,
+        checkpoint: &Checkpoint,
+        backend: BackendKind,
+        compute: &Compute,
+        scales: &[(Site, Scale)],
+        options: &Options<'_>,
+    ) -> Result<Report> {
+        let has_decoder = !matches!(backend, BackendKind::Cuda(_))
+            || compute.dtype != ComputeType::F16;
+        let model = match &self.decoded {
+            Some(_) if has_decoder => {
+                Loaded::Both(Seq2Seq::from_checkpoint(checkpoint, backend, compute)?)
             }
-            Some(exact) => {
-                let model = Seq2Seq::from_checkpoint(checkpoint, backend, compute)?;
-                let states = encode(model.encoder(), &self.rows, options)?;
-                let logits = logits(&model, &self.rows[..exact.rows.len()], &exact.rows)?;
-                (states, Some((exact, logits)), name_and_isa(model.encoder()))
-            }
+            _ => Loaded::Encoder(TextEncoder::from_checkpoint(checkpoint, backend, compute)?),
         };
-        let (distance, tokens) = self.compare_states(&states);
+        model.encoder().start_scales(scales);
+        let found = self.run(&model, options)?;
+        let (backend, isa) = (model.encoder().backend_name(), model.encoder().isa());
+        let passes_again = model.encoder().passes_again();
+        drop(model);
+        let (states, tokens) = self.compare_states(&found.states);
         Ok(Report {
-            backend: name,
+            backend,
             isa,
-            states: distance,
+            states,
             tokens,
-            logits: logits.map(|(exact, logits)| exact.compare(&logits)),
+            logits: self.compare_logits(&found),
+            passes_again,
         })
+    }
+
+    /// What a model gives for the same rows.
+    pub(crate) fn run(&self, model: &Loaded, options: &Options<'_>) -> Result<Found> {
+        let states = encode(model.encoder(), &self.rows, options)?;
+        let logits = match (model, &self.decoded) {
+            (Loaded::Both(model), Some(exact)) => Some(logits(
+                model,
+                &self.rows[..exact.rows.len()],
+                &exact.rows,
+            )?),
+            _ => None,
+        };
+        Ok(Found { states, logits })
+    }
+
+    /// How far logits of the same rows are, if both have some.
+    pub(crate) fn compare_logits(&self, found: &Found) -> Option<LogitsReport> {
+        let exact = self.decoded.as_ref()?;
+        found.logits.as_ref().map(|logits| exact.compare(logits))
     }
 
     /// How far states of the same rows are, each `[len, d_model]`.

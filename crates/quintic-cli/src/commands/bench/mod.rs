@@ -10,6 +10,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use quintic::batch::PackedBatch;
+use quintic::calibrate::Plan;
 use quintic::config::T5Config;
 use quintic::output::npy::NpyWriter;
 use quintic::synthetic;
@@ -64,6 +65,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         bench.backend,
         &bench.compute,
     )?;
+    model::follow(bench.plan.as_ref(), loaded.encoder(), args.json || args.serve);
     let load_s = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let first_s = bench.warm_up(&loaded)?;
@@ -90,6 +92,7 @@ struct Bench<'a> {
     workload: Workload,
     backend: BackendKind,
     compute: Compute,
+    plan: Option<Plan>,
     /// Of the CPU backend.
     isa: Option<Isa>,
     threads: NonZeroUsize,
@@ -113,7 +116,17 @@ impl<'a> Bench<'a> {
         let config = subject.config(args.layers.map(NonZeroUsize::get))?;
         let workload = Workload::of(args, config.vocab_size)?;
         let backend = BackendKind::parse(&args.compute.backend)?;
-        let compute = model::compute(&args.compute, backend, subject.packed())?;
+        let plan = match (args.compute.plan.as_deref(), &subject) {
+            (path, Subject::Files(checkpoint, _)) => model::plan(path, checkpoint)?,
+            (None, Subject::Synthetic { .. }) => None,
+            (Some(path), Subject::Synthetic { .. }) => {
+                return Err(Error::input(format!(
+                    "a plan belongs to a model in files, not to the synthetic shape `{shape}`"
+                ))
+                .at(path.display()));
+            }
+        };
+        let compute = model::compute(&args.compute, plan.as_ref(), backend, subject.packed())?;
         let (isa, threads) = match backend {
             // The product's crate uses up to four.
             BackendKind::Reference => {
@@ -133,6 +146,7 @@ impl<'a> Bench<'a> {
             workload,
             backend,
             compute,
+            plan,
             isa,
             threads,
         })
@@ -353,6 +367,7 @@ impl<'a> Bench<'a> {
             "read_share": read.map(|peak| read_per_s / peak),
             "peak_rss_bytes": peak_rss,
             "load_s": load_s,
+            "passes_run_again": loaded.encoder().passes_again(),
         });
         if let Value::Object(figures) = figures {
             report.extend(figures);
@@ -389,6 +404,9 @@ impl<'a> Bench<'a> {
                 "matmul_precision",
                 json!(self.compute.matmul_precision.name()),
             );
+        }
+        if let Some(path) = &self.args.compute.plan {
+            say("plan", json!(path.display().to_string()));
         }
         if self.compute.weights != WeightType::AsStored {
             say("weights", json!(self.compute.weights.name()));

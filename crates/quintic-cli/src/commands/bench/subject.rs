@@ -9,7 +9,7 @@ use quintic::model::TakeTensor;
 use quintic::synthetic::{self, SyntheticWeights};
 use quintic::{
     BackendKind, Compute, ComputeType, DType, Error, ErrorKind, Keep, MatmulPrecision, ProductKind,
-    Result, Seq2Seq, Tensor, TextEncoder, WeightType, config_of,
+    Result, Seq2Seq, Site, Stack, Tensor, TextEncoder, WeightType, config_of,
 };
 
 use crate::args::{BenchArgs, TokenizerKind};
@@ -290,15 +290,23 @@ fn integer_bytes(weights: WeightType, n: u64) -> Option<u64> {
 }
 
 /// Which product a tensor of two dimensions belongs to; a table counts as the head that it may be.
-fn kind_of(name: &str) -> ProductKind {
+fn site_of(name: &str) -> Site {
     let part = name.trim_end_matches(".weight");
-    match part.rsplit('.').next() {
+    let kind = match part.rsplit('.').next() {
         Some("q" | "k" | "v") => ProductKind::Qkv,
         Some("o") => ProductKind::O,
         Some("wi" | "wi_0" | "wi_1") => ProductKind::Wi,
         Some("wo") => ProductKind::Wo,
-        _ => ProductKind::Head,
-    }
+        _ => return Site::HEAD,
+    };
+    let stack = match name.starts_with("encoder.") {
+        true => Stack::Encoder,
+        false => Stack::Decoder,
+    };
+    // Names are `encoder.block.3.layer...`: what backends are asked for has a number here.
+    let layer = name.split('.').nth(2).and_then(|layer| layer.parse().ok());
+    let layer = layer.unwrap_or(0);
+    Site { stack, layer, kind }
 }
 
 const HEAD: &str = "lm_head.weight";
@@ -318,7 +326,7 @@ impl TakeTensor for Counting<'_> {
         let tensor = self.source.take(name, shape)?;
         let is_product = shape.len() == 2 && !name.contains("_bias.");
         let n = tensor.n_elements() as u64;
-        let in_integers = match is_product && !self.keep.contains(kind_of(name)) {
+        let in_integers = match is_product && !self.keep.contains(site_of(name)) {
             true => integer_bytes(self.integers, n),
             false => None,
         };

@@ -16,6 +16,8 @@ pub(super) struct Line {
     pub(super) mean_cosine: f64,
     pub(super) worst: Option<Worst>,
     pub(super) logits: Option<LogitsReport>,
+    /// Passes that f16 had not held at first.
+    pub(super) passes_again: Option<u64>,
 }
 
 /// The token whose vector points most elsewhere.
@@ -45,6 +47,7 @@ impl Line {
                 text: None,
             }),
             logits: report.logits,
+            passes_again: report.passes_again,
         }
     }
 
@@ -76,6 +79,9 @@ impl Line {
             "relative_rms": self.relative_rms,
             "cosine": cosine,
         });
+        if let Some(n) = self.passes_again {
+            body["passes_run_again"] = json!(n);
+        }
         if let Some(logits) = &self.logits {
             let distance = &logits.distance;
             body["logits"] = json!({

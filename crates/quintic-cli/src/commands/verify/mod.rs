@@ -12,7 +12,7 @@ use quintic::output::AtomicFile;
 use quintic::output::safetensors::{SafetensorsWriter, TensorSpec};
 use quintic::tokenizer::Tokenizer;
 use quintic::verify::{self, Distance, QUANTILES, Reference, Way};
-use quintic::{BackendKind, Compute, DType, Result};
+use quintic::{BackendKind, Compute, ComputeChoice, DType, Result};
 use serde_json::json;
 
 use self::line::{Line, quantiles_and_max, quantiles_json};
@@ -47,8 +47,9 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<u8> {
     };
 
     let checkpoint = model::open(&args.model.model, &args.model.files)?;
+    let plan = model::plan(args.plan.as_deref(), &checkpoint)?;
     let tokenizer = model::tokenizer(&checkpoint, &args.model.files, None)?;
-    let rows = ids(&texts, &tokenizer, args.max_length)?;
+    let rows = texts::ids(&texts, &tokenizer, args.max_length)?;
     let bar = Bar::new(args.quiet);
     let progress = |done, all| bar.at(done, all);
     let options = verify::Options {
@@ -74,7 +75,22 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<u8> {
         let report = reference.compare(&checkpoint, backend, &compute, &options)?;
         lines.push(Line::of(way.name, report));
     }
+    if let Some(plan) = &plan {
+        bar.begin("plan");
+        let threads = ComputeChoice {
+            threads: args.threads,
+            ..ComputeChoice::default()
+        };
+        let compute = plan.complete(&threads)?.resolve(None)?;
+        let scales = plan.scales();
+        let report =
+            reference.compare_from(&checkpoint, backend, &compute, &scales, &options)?;
+        lines.push(Line::of("plan", report));
+    }
     bar.finish();
+    if let (Some(plan), false) = (&plan, args.quiet) {
+        eprintln!("note: by the plan, {}", plan.describe());
+    }
     let n_own = lines.len();
     lines.extend(others.iter_mut().flat_map(|others| others.lines.drain(..)));
     for line in &mut lines {
@@ -101,17 +117,6 @@ fn check_ending(path: Option<&Path>, expected: &str) -> Result<()> {
         ending if ending == expected => Ok(()),
         other => Err(unknown_ending(other, &format!(".{expected}")).at(path.display())),
     }
-}
-
-fn ids(texts: &[String], tokenizer: &Tokenizer, limit: Option<usize>) -> Result<Vec<Vec<u32>>> {
-    let ids = texts.iter().enumerate().map(|(row, text)| {
-        match limit {
-            Some(limit) => tokenizer.encode_truncated(text, limit),
-            None => tokenizer.encode(text, true),
-        }
-        .map_err(|e| e.at(format!("text {row}")))
-    });
-    ids.collect()
 }
 
 /// What a comparison elsewhere needs: states, ids, where rows begin.
@@ -195,6 +200,14 @@ fn show(reference: &Reference, sizes: &Distance, lines: &[Line]) -> Result<()> {
             print(&format_args!(
                 "  {}: `{text}` (id {}), row {}, position {}",
                 line.name, worst.id, worst.row, worst.position
+            ))?;
+        }
+    }
+    for line in lines {
+        if let Some(n) = line.passes_again {
+            print(&format_args!(
+                "\n{}: {n} passes were run again with other powers of two",
+                line.name
             ))?;
         }
     }

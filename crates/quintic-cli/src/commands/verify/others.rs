@@ -106,6 +106,7 @@ fn line(result: &Value) -> Result<Line> {
             text: None,
         }),
         logits: None,
+        passes_again: None,
     })
 }
 

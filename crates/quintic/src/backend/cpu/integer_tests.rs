@@ -8,7 +8,8 @@ use super::*;
 use crate::batch::PackedBatch;
 use crate::checkpoint::{Checkpoint, OpenOptions, TensorSource};
 use crate::model::TakeTensor;
-use crate::weight_type::Keep;
+use crate::keep::{Keep, Stack};
+use crate::weight_type::ProductKind;
 use crate::{BackendKind, ErrorKind, TextEncoder};
 
 fn compute(weights: WeightType, keep: &[ProductKind]) -> Compute {
@@ -16,6 +17,15 @@ fn compute(weights: WeightType, keep: &[ProductKind]) -> Compute {
         weights,
         keep: Keep::of(keep),
         ..Compute::default()
+    }
+}
+
+/// A product of this kind.
+fn of(kind: ProductKind) -> Site {
+    Site {
+        stack: Stack::Encoder,
+        layer: 0,
+        kind,
     }
 }
 
@@ -41,9 +51,9 @@ fn what_is_kept_is_not_in_integers() {
                     (WeightType::W8A8, ProductKind::Wo | ProductKind::Head) => Storage::Int8Wide,
                     _ => storage,
                 };
-                let shape = cpu.packed_shape(Some(kind), &weight(3, 5), false);
+                let shape = cpu.packed_shape(Some(of(kind)), &weight(3, 5), false);
                 assert_eq!(shape.storage, expected, "{weights:?} {kind:?}");
-                let matrix = cpu.prepare_product(kind, weight(3, 5), None).unwrap();
+                let matrix = cpu.prepare_product(of(kind), weight(3, 5), None).unwrap();
                 assert_eq!(matrix.shape(), shape);
             }
             // Of a matrix that is no product of a model's nothing was said.
@@ -81,15 +91,15 @@ fn weights_in_integers_meet_sixteen_bits() {
                     ..compute(*weights, &[])
                 };
                 let cpu = Cpu::with_isa(isa, &compute).unwrap();
-                let matrix = cpu.prepare_product(ProductKind::Wi, weight(3, 5), None);
+                let matrix = cpu.prepare_product(of(ProductKind::Wi), weight(3, 5), None);
                 let found = matrix.unwrap().shape().storage;
                 assert_eq!(found, expected, "{isa} {dtype:?} {matmul_precision:?}");
                 // It is stored as on every other machine.
-                let stored = cpu.packed_shape(Some(ProductKind::Wi), &weight(3, 5), false);
+                let stored = cpu.packed_shape(Some(of(ProductKind::Wi)), &weight(3, 5), false);
                 assert!(narrow.contains(&stored.storage));
                 // More terms than sums of integers can be trusted with.
                 let deep = weight(1, kernels::MAX_INT_DEPTH + 1);
-                let matrix = cpu.prepare_product(ProductKind::Wi, deep, None);
+                let matrix = cpu.prepare_product(of(ProductKind::Wi), deep, None);
                 assert!(narrow.contains(&matrix.unwrap().shape().storage));
             }
         }
@@ -101,11 +111,11 @@ fn sums_that_could_overflow_are_refused() {
     let cpu = Cpu::with_isa(Isa::Portable, &compute(WeightType::W8A8, &[])).unwrap();
     let most = kernels::MAX_INT_DEPTH;
     assert!(
-        cpu.prepare_product(ProductKind::O, weight(1, most), None)
+        cpu.prepare_product(of(ProductKind::O), weight(1, most), None)
             .is_ok()
     );
     let error = cpu
-        .prepare_product(ProductKind::O, weight(1, most + 1), None)
+        .prepare_product(of(ProductKind::O), weight(1, most + 1), None)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.message().contains("131073 terms"), "{error}");

@@ -22,7 +22,8 @@ use super::{Attention, Backend, Buckets, Chosen, Epilogue, PackedWeights, Pool, 
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
 use crate::tensor::{DType, Tensor};
-use crate::weight_type::{ProductKind, WeightType};
+use crate::keep::Site;
+use crate::weight_type::WeightType;
 use crate::{Error, Result};
 
 pub use cache::KvCache;
@@ -81,7 +82,7 @@ impl Cpu {
         &self.compute
     }
 
-    /// What `prepare_product` makes of these weights, or without a kind `prepare_matrix`, as it is stored.
+    /// What `prepare_product` makes of these weights, or without a site `prepare_matrix`, as it is stored.
     /// Their values are not read.
     ///
     /// # Panics
@@ -89,7 +90,7 @@ impl Cpu {
     /// If they are packed already, or quantised and so not packed.
     pub fn packed_shape(
         &self,
-        kind: Option<ProductKind>,
+        site: Option<Site>,
         weights: &Weights,
         is_folded: bool,
     ) -> PackedShape {
@@ -100,7 +101,7 @@ impl Cpu {
         };
         let n_parts = if gated { 1 } else { tensors.len() };
         PackedShape {
-            storage: (self.integers(kind)).unwrap_or_else(|| self.storage(&tensors, is_folded)),
+            storage: (self.integers(site)).unwrap_or_else(|| self.storage(&tensors, is_folded)),
             columns: tensors[..n_parts].iter().map(|part| part.shape()[0]).sum(),
             depth,
             gated,
@@ -108,16 +109,16 @@ impl Cpu {
     }
 
     /// The integers that weights of this product are kept in, if they are.
-    fn integers(&self, kind: Option<ProductKind>) -> Option<Storage> {
-        let kind = kind?;
-        if self.compute.keep.contains(kind) {
+    fn integers(&self, site: Option<Site>) -> Option<Storage> {
+        let site = site?;
+        if self.compute.keep.contains(site) {
             return None;
         }
         match self.compute.weights {
             WeightType::AsStored => None,
             WeightType::Int8 => Some(Storage::Int8),
             WeightType::Int4 => Some(Storage::Int4),
-            WeightType::W8A8 if kind.needs_sixteen_bits() => Some(Storage::Int8Wide),
+            WeightType::W8A8 if site.kind.needs_sixteen_bits() => Some(Storage::Int8Wide),
             WeightType::W8A8 => Some(Storage::Int8Dynamic),
         }
     }
@@ -161,12 +162,12 @@ impl Cpu {
     /// Packs weights, and gives the pages that they were read from back.
     pub(crate) fn pack(
         &self,
-        kind: Option<ProductKind>,
+        site: Option<Site>,
         weights: &Weights,
         gain: Option<&Tensor>,
     ) -> Result<PackedMatrix> {
         let gain = gain.map(Tensor::to_f32);
-        let shape = self.computed(self.packed_shape(kind, weights, gain.is_some()));
+        let shape = self.computed(self.packed_shape(site, weights, gain.is_some()));
         check_depth(&shape)?;
         let tensors: Vec<&Tensor> = match weights {
             Weights::Gated { gate, up } => vec![gate, up],
@@ -424,13 +425,13 @@ impl Backend for Cpu {
 
     fn prepare_product(
         &self,
-        kind: ProductKind,
+        site: Site,
         weights: Weights,
         gain: Option<Tensor>,
     ) -> Result<PackedMatrix> {
-        match (&weights, self.integers(Some(kind))) {
+        match (&weights, self.integers(Some(site))) {
             (Weights::Packed(_), _) | (_, None) => self.prepare_matrix(weights, gain),
-            (_, Some(_)) => self.pack(Some(kind), &weights.widened(), gain.as_ref()),
+            (_, Some(_)) => self.pack(Some(site), &weights.widened(), gain.as_ref()),
         }
     }
 

@@ -36,13 +36,15 @@ use quintic_cuda::{self as cuda, kernels};
 
 use super::choose::{log_sums, top};
 use super::{
-    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Pool, Visible, Weights, Widths,
+    Attention, Backend, Buckets, Chosen, DeviceOutput, Epilogue, Pool, Scale, Visible, Weights,
+    Widths,
 };
 use crate::batch::PackedBatch;
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
+use crate::keep::Site;
 use crate::tensor::Tensor;
-use crate::weight_type::WeightType;
+use crate::weight_type::{ProductKind, WeightType};
 use crate::{Error, ErrorKind, Result};
 
 pub use attention::KvCache;
@@ -190,7 +192,7 @@ impl Cuda {
         let product = self.contents(x.tokens * w.columns, self.element)?;
         let (scale, peaks) = match self.element {
             Element::F16 => (self.scales.of(w.slot), self.scales.peaks_of(w.slot)),
-            _ => (scales::Scale::default(), Address::NULL),
+            _ => (Scale::default(), Address::NULL),
         };
         let (inner, outer) = (scale.inner_factor(), scale.outer_factor());
         self.multiply(x, w, &product, self.element, inner, false)?;
@@ -336,6 +338,30 @@ impl Backend for Cuda {
     fn prepare_matrix(&self, weights: Weights, gain: Option<Tensor>) -> Result<Matrix> {
         let _order = self.order();
         weights::matrix(self, weights, gain)
+    }
+
+    fn prepare_product(
+        &self,
+        site: Site,
+        weights: Weights,
+        gain: Option<Tensor>,
+    ) -> Result<Matrix> {
+        let matrix = self.prepare_matrix(weights, gain)?;
+        if self.element == Element::F16 && site.kind == ProductKind::Wi {
+            self.scales.name(matrix.slot, site);
+        }
+        Ok(matrix)
+    }
+
+    fn start_scales(&self, known: &[(Site, Scale)]) {
+        let _order = self.order();
+        self.scales.start(known);
+        // Scales are numbers inside what was recorded.
+        self.recordings.lock().clear();
+    }
+
+    fn passes_again(&self) -> Option<u64> {
+        (self.element == Element::F16).then(|| self.scales.n_again())
     }
 
     fn prepare_bias(&self, table: Tensor, buckets: Buckets) -> Result<Bias> {
@@ -565,5 +591,7 @@ impl Backend for Cuda {
     }
 }
 
+#[cfg(test)]
+mod scale_tests;
 #[cfg(test)]
 mod tests;

@@ -16,32 +16,14 @@ use quintic_cuda::device::Address;
 use quintic_cuda::memory::{Buffer, Memory};
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::backend::scale::{LARGEST, Scale, raised};
+use crate::keep::Site;
 
 /// Feed-forward layers that can have a scale.
 const SLOTS: usize = 4096;
-/// The largest number of f16.
-const LARGEST: f32 = 65_504.0;
-/// How much room is left above the largest value met so far.
-const HEADROOM: f32 = 8.0;
-
-/// The exponents of one product.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Scale {
-    inner: i32,
-    outer: i32,
-}
-
 impl Scale {
-    /// What the product is multiplied by.
-    pub(super) fn inner_factor(self) -> f32 {
-        (-self.inner as f32).exp2()
-    }
-
-    /// What the result of the gate is multiplied by.
-    pub(super) fn outer_factor(self) -> f32 {
-        (-self.outer as f32).exp2()
-    }
-
     /// What it has to be, if `peaks` are the largest magnitudes of the product and behind the
     /// gate.
     fn raised(self, peaks: [f32; 2]) -> Self {
@@ -66,14 +48,6 @@ impl Scale {
     }
 }
 
-fn raised(exponent: i32, peak: f32) -> i32 {
-    let fits = peak * (-exponent as f32).exp2() <= LARGEST / 2.0;
-    match fits || !peak.is_finite() {
-        true => exponent,
-        false => (peak / LARGEST * HEADROOM).log2().ceil() as i32,
-    }
-}
-
 /// What a look at the peaks of a pass found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -92,7 +66,16 @@ pub(super) enum Verdict {
 pub(super) struct Scales {
     /// `[SLOTS, 2]` peaks, then a flag: a mean square was not finite.
     peaks: Buffer,
-    scales: Mutex<Vec<Scale>>,
+    scales: Mutex<Vec<Own>>,
+    n_again: AtomicU64,
+}
+
+/// One product's.
+#[derive(Debug, Default)]
+struct Own {
+    scale: Scale,
+    /// Which product of a model it is, if that was said.
+    site: Option<Site>,
 }
 
 impl Scales {
@@ -102,18 +85,37 @@ impl Scales {
         Ok(Scales {
             peaks,
             scales: Mutex::new(Vec::new()),
+            n_again: AtomicU64::new(0),
         })
     }
 
     /// A slot for one more product; `None` if there are too many.
     pub(super) fn slot(&self) -> Option<usize> {
         let mut scales = self.scales.lock();
-        scales.push(Scale::default());
+        scales.push(Own::default());
         Some(scales.len() - 1).filter(|&slot| slot < SLOTS)
     }
 
     pub(super) fn of(&self, slot: usize) -> Scale {
-        self.scales.lock()[slot]
+        self.scales.lock()[slot].scale
+    }
+
+    /// Says which product of a model has a slot.
+    pub(super) fn name(&self, slot: usize, site: Site) {
+        self.scales.lock()[slot].site = Some(site);
+    }
+
+    /// Raises the exponents of these products to these.
+    pub(super) fn start(&self, known: &[(Site, Scale)]) {
+        for own in self.scales.lock().iter_mut() {
+            let starts = known.iter().filter(|(site, _)| own.site == Some(*site));
+            own.scale = starts.fold(own.scale, |scale, (_, start)| scale.max(*start));
+        }
+    }
+
+    /// Passes that were run again so far.
+    pub(super) fn n_again(&self) -> u64 {
+        self.n_again.load(Ordering::Relaxed)
     }
 
     /// Where a product's peaks go.
@@ -138,7 +140,7 @@ impl Scales {
         let bits: Vec<u32> = self.peaks.read(0, 2 * n_used)?;
         let overflow: Vec<u32> = self.peaks.read(8 * SLOTS, 1)?;
         let (mut held, mut changed) = (true, false);
-        for (scale, bits) in scales.iter_mut().zip(bits.as_chunks::<2>().0) {
+        for (Own { scale, .. }, bits) in scales.iter_mut().zip(bits.as_chunks::<2>().0) {
             let peaks = bits.map(f32::from_bits);
             let raised = scale.raised(peaks);
             held = scale.held(peaks);
@@ -152,7 +154,10 @@ impl Scales {
         Ok(match (held && overflow[0] == 0, changed) {
             (true, false) => Verdict::Held,
             (true, true) => Verdict::Tight,
-            (false, true) => Verdict::Again,
+            (false, true) => {
+                self.n_again.fetch_add(1, Ordering::Relaxed);
+                Verdict::Again
+            }
             (false, false) => Verdict::Lost,
         })
     }
@@ -161,6 +166,7 @@ impl Scales {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::scale::HEADROOM;
 
     #[test]
     fn scales_rise_until_the_peaks_fit_with_room() {

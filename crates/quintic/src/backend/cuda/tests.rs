@@ -14,7 +14,7 @@ use crate::batch::Mask;
 /// Half the distance of 1.0 to the next f32: the relative error of a rounding.
 const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
 
-fn emulated() -> Arc<EmulatedDevice> {
+pub(super) fn emulated() -> Arc<EmulatedDevice> {
     Arc::new(EmulatedDevice::new(1 << 30))
 }
 
@@ -25,7 +25,7 @@ fn compute(dtype: ComputeType) -> Compute {
     }
 }
 
-fn backend(device: &Arc<EmulatedDevice>, dtype: ComputeType) -> Cuda {
+pub(super) fn backend(device: &Arc<EmulatedDevice>, dtype: ComputeType) -> Cuda {
     Cuda::new(Arc::clone(device) as Arc<dyn Device>, &compute(dtype)).unwrap()
 }
 
@@ -47,7 +47,7 @@ fn rounded(dtype: ComputeType, value: f32) -> f32 {
 }
 
 /// Numbers in [-1, 1) that look random and that the type holds.
-fn noise(dtype: ComputeType, n: usize, seed: usize) -> Vec<f32> {
+pub(super) fn noise(dtype: ComputeType, n: usize, seed: usize) -> Vec<f32> {
     let mut state = (seed as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let next = || {
         state ^= state << 13;
@@ -58,11 +58,11 @@ fn noise(dtype: ComputeType, n: usize, seed: usize) -> Vec<f32> {
     std::iter::repeat_with(next).take(n).collect()
 }
 
-fn tensor(rows: usize, columns: usize, values: &[f32]) -> Tensor {
+pub(super) fn tensor(rows: usize, columns: usize, values: &[f32]) -> Tensor {
     Tensor::from_f32("w", vec![rows, columns], values)
 }
 
-fn operand(cuda: &Cuda, x: &Rows) -> Operand {
+pub(super) fn operand(cuda: &Cuda, x: &Rows) -> Operand {
     let contents = match cuda.element {
         Element::F32 => cuda.memory.upload(&x.data),
         Element::Bf16 => {
@@ -77,7 +77,7 @@ fn operand(cuda: &Cuda, x: &Rows) -> Operand {
     Operand::new(x.rows, x.columns, contents)
 }
 
-fn values(cuda: &Cuda, x: &Operand) -> Vec<f32> {
+pub(super) fn values(cuda: &Cuda, x: &Operand) -> Vec<f32> {
     let (contents, count) = (x.contents().unwrap(), x.tokens * x.columns);
     let values = match cuda.element {
         Element::F32 => contents.read::<f32>(0, count).unwrap(),
