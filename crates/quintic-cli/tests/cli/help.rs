@@ -16,6 +16,7 @@ fn the_commands_are_listed() {
         "tokenize   Show the tokens of texts",
         "compare    Compare the tensors of two safetensors files",
         "convert    Write a model in another form",
+        "calibrate  Find out which products may be kept in integers",
         "check      Check the backends of this machine",
         "verify     Say how far each way to compute is from exact sums",
     ] {
@@ -40,6 +41,7 @@ fn every_option_has_a_line() {
         "compare",
         "convert",
         "bench",
+        "calibrate",
         "check",
         "verify",
     ] {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing unwrap here is the report")]
 
 mod bench;
+mod calibrate;
 mod check;
 mod compare;
 mod convert;
