@@ -1,9 +1,10 @@
 """Random checkpoints of real shapes, and the converted copies that some peers need.
 
-    python checkpoints.py ROOT SHAPE FORM [FORM ...]      FORM: f32 bf16 openvino openvino-int8
-                                                      onnx onnx-int8 ctranslate2
+    python checkpoints.py ROOT SHAPE FORM [FORM ...]
+    python checkpoints.py ROOT NAME FORM [FORM ...] --source CHECKPOINT
 
-A form is a folder below ``ROOT/SHAPE``, written beside its place and moved there when complete.
+A form is a folder below ``ROOT/SHAPE``, written beside its place and moved there when complete; ``FORMS``
+lists them. With ``--source`` that checkpoint is converted, whose type may be any, in place of a random one.
 """
 
 from __future__ import annotations
@@ -16,9 +17,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quantise
 import torch
 from safetensors.torch import load_file, save_file
 from workloads import D_KV, SHAPES, VOCAB, Shape
+
+
+# Of a form: the shape, the folder to fill, and the checkpoint, in f32 if it is a random one.
+Writer = Callable[[Shape, Path, Path], None]
+
+
+def shape_of(checkpoint: Path) -> Shape:
+    """The encoder's, of any checkpoint that ``config.json`` calls a v1.1 one."""
+    settings = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    expected = {"model_type": "t5", "feed_forward_proj": "gated-gelu", "d_kv": D_KV, "vocab_size": VOCAB}
+    for field, value in expected.items():
+        if settings.get(field) != value:
+            raise ValueError(f"{checkpoint / 'config.json'}: `{field}` is {settings.get(field)!r}, expected {value!r}")
+    return Shape(settings["d_model"], settings["d_ff"], settings["num_layers"], settings["num_heads"])
 
 
 def config(shape: Shape, dtype: str) -> dict[str, Any]:
@@ -145,23 +161,13 @@ def write_openvino(shape: Shape, folder: Path, f32: Path) -> None:
 
 
 def write_openvino_int8(shape: Shape, folder: Path, f32: Path) -> None:
-    """The same graph with weights and activations in int8, whose ranges NNCF takes from eight random rows."""
-    import nncf
-    import openvino
+    """Weights and activations in int8."""
+    quantise.openvino_int8(folder, f32)
 
-    ids = torch.Generator().manual_seed(21)
-    rows = [
-        {"input_ids": torch.randint(2, VOCAB, (1, 128), generator=ids).numpy(), "attention_mask": torch.ones(1, 128).long().numpy()}
-        for _ in range(8)
-    ]
-    graph = nncf.quantize(
-        openvino.Core().read_model(f32.parent / "openvino" / "model.xml"),
-        nncf.Dataset(rows),
-        subset_size=len(rows),
-        model_type=nncf.ModelType.TRANSFORMER,
-        preset=nncf.QuantizationPreset.MIXED,
-    )
-    openvino.save_model(graph, folder / "model.xml", compress_to_fp16=False)
+
+def openvino_weights(mode: str, group: int | None = None) -> Writer:
+    """Weights alone in integers."""
+    return lambda shape, folder, f32: quantise.openvino_weights(folder, mode, group)
 
 
 def write_onnx(shape: Shape, folder: Path, f32: Path) -> None:
@@ -181,17 +187,12 @@ def write_onnx(shape: Shape, folder: Path, f32: Path) -> None:
 
 def write_onnx_int8(shape: Shape, folder: Path, f32: Path) -> None:
     """Weights in int8 by output, activations quantised as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    quantise.onnx_int8(folder)
 
-    quantize_dynamic(
-        f32.parent / "onnx" / "model.onnx",
-        folder / "model.onnx",
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        use_external_data_format=True,
-        extra_options={"MatMulConstBOnly": True},
-    )
+
+def onnx_blocks(bits: int, block: int, is_symmetric: bool) -> Writer:
+    """Weights alone in integers, in blocks."""
+    return lambda shape, folder, f32: quantise.onnx_blocks(folder, bits, block, is_symmetric)
 
 
 def _vocabulary() -> list[str]:
@@ -249,7 +250,7 @@ def _write_ctranslate2_encoder(shape: Shape, folder: Path, f32: Path) -> None:
     spec.save(str(folder))
 
 
-FORMS: dict[str, Callable[[Shape, Path, Path], None]] = {
+FORMS: dict[str, Writer] = {
     "f32": write_f32,
     "bf16": write_bf16,
     "openvino": write_openvino,
@@ -257,6 +258,15 @@ FORMS: dict[str, Callable[[Shape, Path, Path], None]] = {
     "onnx": write_onnx,
     "onnx-int8": write_onnx_int8,
     "ctranslate2": write_ctranslate2,
+    "openvino-int8-sym": openvino_weights("int8_sym"),
+    "openvino-int8-asym": openvino_weights("int8_asym"),
+    **{f"openvino-int4-sym-{group}": openvino_weights("int4_sym", group) for group in (32, 64, 128)},
+    "openvino-int4-asym-32": openvino_weights("int4_asym", 32),
+    **{
+        f"onnx-int{bits}-{how}-32": onnx_blocks(bits, 32, how == "sym")
+        for bits in (8, 4)
+        for how in ("sym", "asym")
+    },
 }
 
 
@@ -264,19 +274,26 @@ def main() -> None:
     """Writes what is not there yet."""
     parser = argparse.ArgumentParser(description="Write random checkpoints and converted copies of them.")
     parser.add_argument("root", type=Path)
-    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("name", help="a shape, or with --source a folder's name")
     parser.add_argument("forms", nargs="+", choices=FORMS)
+    parser.add_argument("--source", type=Path, help="convert this checkpoint")
     options = parser.parse_args()
+    if options.source is None and options.name not in SHAPES:
+        parser.error(f"no shape is called `{options.name}`; there are {', '.join(SHAPES)}")
+    source = options.source or options.root / options.name / "f32"
     np.random.seed(20)
     torch.manual_seed(20)
     for form in options.forms:
-        place = options.root / options.shape / form
+        place = options.root / options.name / form
         if place.is_dir():
             continue
+        if options.source and form in ("f32", "bf16"):
+            parser.error(f"`{form}` is a random checkpoint, which has no source")
+        shape = shape_of(source) if options.source else SHAPES[options.name]
         unfinished = place.with_name(f"{form}.part")
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        FORMS[form](SHAPES[options.shape], unfinished, options.root / options.shape / "f32")
+        FORMS[form](shape, unfinished, source)
         unfinished.rename(place)
 
 

@@ -52,19 +52,21 @@ def build_candle() -> None:
     subprocess.run(command, cwd=HERE / "candle", env=environment, check=True)
 
 
-def make_forms(shape: str, forms: list[str]) -> str | None:
+def make_forms(name: str, forms: list[str], source: Path | None = None) -> str | None:
     """Writes the missing ones, each in a process of its own so that its memory is given back.
 
-    None, or the reason why one could not be made.
+    ``name`` is a shape, or of the folder that takes the forms of the checkpoint ``source``. None, or the
+    reason why one could not be made.
     """
     # Quantised graphs are made from the others.
-    first = [form.removesuffix("-int8") for form in forms]
-    needed = list(dict.fromkeys(["f32", *first, *forms]))
+    first = [form.split("-")[0] for form in forms]
+    needed = list(dict.fromkeys([*([] if source else ["f32"]), *first, *forms]))
     for form in needed:
-        if (MODELS / shape / form).is_dir():
+        if (MODELS / name / form).is_dir():
             continue
-        step(f"writing {shape}/{form}")
-        command = [sys.executable, str(HERE / "checkpoints.py"), str(MODELS), shape, form]
+        step(f"writing {name}/{form}")
+        command = [sys.executable, str(HERE / "checkpoints.py"), str(MODELS), name, form]
+        command += ["--source", str(source)] if source else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
@@ -98,7 +100,12 @@ def judge(model: Path, ids: Path, tokens: Path, beams: int) -> float:
 
 def has_amx() -> bool:
     """Whether the processor has bf16 tiles."""
-    return " amx_bf16" in _cpu_line("flags")
+    return has_flag("amx_bf16")
+
+
+def has_flag(name: str) -> bool:
+    """Whether the system lists this of the processor."""
+    return name in _cpu_line("flags").split()
 
 
 def _cpu_line(key: str) -> str:

@@ -11,8 +11,9 @@ QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 0.999, 0.9999)
 
 # Above these an output counts as off, by type of the products: relative root mean square
 # distance from float64. They tell wrong from right and do not rank: a missing position bias or a
-# wrong mask gives about 1, while one rounding of every input and weight to bf16 gives about 0.01.
-BOUNDS = {"f32": 5e-5, "f32-high": 5e-4, "f16": 2e-2, "bf16": 0.1, "int8": 0.25}
+# wrong mask gives about 1, while one rounding of every input and weight to bf16 gives about 0.01 and
+# of every weight to 4 bits about 0.15.
+BOUNDS = {"f32": 5e-5, "f32-high": 5e-4, "f16": 2e-2, "bf16": 0.1, "int8": 0.25, "int4": 0.5}
 
 # The same for generated tokens, in natural logarithms a token (see ``judge.py``). A token at
 # random is some 4 worse than the best; rounding moves scores by a few hundredths in bf16.

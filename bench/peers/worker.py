@@ -144,9 +144,9 @@ class OpenVino(Peer):
     def __init__(self, options: argparse.Namespace, calls: list[Feed]) -> None:
         import openvino
 
-        # What is not in int8 is computed in the faster of the other types.
+        # What is not in integers is computed in the faster of the other types.
         dtype = options.dtype
-        if dtype == "int8":
+        if dtype in ("int8", "int4"):
             dtype = "bf16" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "f32"
         settings = {
             "INFERENCE_PRECISION_HINT": dtype,
@@ -154,7 +154,12 @@ class OpenVino(Peer):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
         }
+        if options.whole_activations:
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 0
         compiled = openvino.Core().compile_model(options.form / "model.xml", "CPU", settings)
+        hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if hint != dtype:
+            sys.exit(f"asked for {dtype}, OpenVINO computes in {hint} here")
         self.request = compiled.create_infer_request()
         self.calls = calls
 
@@ -249,6 +254,7 @@ def main() -> None:
     parser.add_argument("--loop", action="store_true")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--padding-zero", action="store_true")
+    parser.add_argument("--whole-activations", action="store_true", help="OpenVINO: no rounding of them to 8 bits")
     parser.add_argument("--save-output", type=Path)
     parser.add_argument("--new-tokens", type=int, default=0)
     parser.add_argument("--num-beams", type=int, default=1)

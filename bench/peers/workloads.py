@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import random
 from dataclasses import dataclass
+from pathlib import Path
 
 VOCAB = 32128
 D_KV = 64
@@ -135,6 +137,22 @@ def random_ids(lengths: list[int]) -> list[list[int]]:
     """Token ids below the sentinels and above padding and end."""
     source = random.Random(20)
     return [[int(source.random() * 31_000) + 100 for _ in range(length)] for length in lengths]
+
+
+# Every so manyeth of the captions is taken, so that all their kinds are among them.
+CAPTION_STEP = 13
+CAPTION_FILE = Path(__file__).resolve().parents[2] / "testdata" / "prompts" / "PartiPrompts.tsv"
+
+
+def caption_ids(checkpoint: Path, offset: int) -> list[list[int]]:
+    """Token ids of real captions, by the checkpoint's tokenizer; different offsets share no caption's place."""
+    from tokenizers import Tokenizer
+
+    with CAPTION_FILE.open(encoding="utf-8", newline="") as file:
+        texts = [row["Prompt"] for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
+    tokenizer.no_padding()
+    return [tokenizer.encode(text).ids for text in texts[offset::CAPTION_STEP]]
 
 
 WORKLOADS = {
