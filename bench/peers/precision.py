@@ -117,7 +117,7 @@ def measure(contestant: Contestant, case: Case, truth_file: Path, options: argpa
         return {"error": f"the processor has no {contestant.needs_flag}"}
     if engine.form and (reason := setup_env.make_forms(case.forms, [engine.form], case.source)):
         return {"error": reason}
-    output = scratch / "output.npy"
+    output = scratch / f"output-{case.name}.npy"
     output.unlink(missing_ok=True)
     process = None
     try:
@@ -160,6 +160,7 @@ def run(case: Case, chosen: list[Contestant], options: argparse.Namespace, resul
             "engine": contestant.engine.label,
             "class": contestant.class_name,
             "kind": contestant.kind,
+            "bits": contestant.bits,
             "is_ours": contestant.engine.is_ours,
         }
         row = {**about_case, **about_engine, **measure(contestant, case, truth_file, options)}

@@ -68,7 +68,8 @@ def losses(rows: list[Row], same_kind: bool) -> list[str]:
                 what = where[0]
             elif len(where) == len(MEASURES):
                 what = f"not below at every measure (rel. RMS {ratios(ours, peer)[-1]:.3f})"
-            lines.append(f"{ours['engine']} beside {peer['engine']}: {what}")
+            bits = "" if ours["bits"] == peer["bits"] else f" ({ours['bits']:g} and {peer['bits']:g} bits a weight)"
+            lines.append(f"{ours['engine']} beside {peer['engine']}{bits}: {what}")
     return lines
 
 
@@ -133,13 +134,13 @@ def verdict(rows: list[Row]) -> list[str]:
 
 def distances(rows: list[Row]) -> list[str]:
     """One class of a case: who is how far."""
-    head = ["engine", "type", "kind", *MEASURES[:-1], "max", MEASURES[-1]]
+    head = ["engine", "type", "kind", "bits a weight", *MEASURES[:-1], "max", MEASURES[-1]]
     lines = [f"| {' | '.join(head)} |", "|---|---|---|" + "---:|" * (len(head) - 3)]
     for row in rows:
         name, dtype = row["engine"].rsplit(":", 1)
-        start = f"| {f'**{name}**' if row['is_ours'] else name} | {dtype} | {row['kind']} | "
+        start = f"| {f'**{name}**' if row['is_ours'] else name} | {dtype} | {row['kind']} | {row['bits']:g} | "
         if "error" in row:
-            lines.append(f"{start}failed: {_cell(row['error'])} |" + " |" * (len(head) - 4))
+            lines.append(f"{start}failed: {_cell(row['error'])} |" + " |" * (len(head) - 5))
             continue
         values = [*row["quantiles"], row["largest"], row["relative_rms"]]
         off = " **off**" if row.get("is_off") else ""

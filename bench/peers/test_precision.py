@@ -35,6 +35,7 @@ def row(engine: str, *values: float, kind: str = "bf16", case: str = "base", **m
         "engine": engine,
         "class": next(name for name, kinds in contestants.CLASSES.items() if kind in kinds),
         "kind": kind,
+        "bits": 16,
         "is_ours": engine.startswith("quintic"),
         "quantiles": quantiles,
         "largest": 9.0,
@@ -94,6 +95,23 @@ def test_verdict_fails_on_a_loss_within_a_kind_only() -> None:
     assert report.is_passed([ours, row("peer:bf16", 0.1, case="flan")])
 
 
+def test_a_loss_says_what_the_peer_spends() -> None:
+    rows = [row("quintic:int4", 1.0, bits=4.25), row("peer:int4", 0.5, bits=4.625)]
+    assert report.losses(rows, same_kind=True) == [
+        "quintic:int4 beside peer:int4 (4.25 and 4.625 bits a weight): not below at every measure (rel. RMS 2.000)"
+    ]
+
+
+def test_bits_a_weight() -> None:
+    bits = {each.engine.label: each.bits for each in contestants.CONTESTANTS}
+    # By hand: 4 + 16 / 32, 4 + (16 + 4) / 32, 4 + 16 / 128, 8 + (32 + 8) / 32.
+    assert bits["openvino-sym-32:int4"] == 4.5
+    assert bits["openvino-asym-32:int4"] == 4.625
+    assert bits["openvino-sym-128:int4"] == 4.125
+    assert bits["onnxruntime-asym-32:int8"] == 9.25
+    assert bits["openvino-sym:int8"] == bits["quintic-int8:int8"] == 8
+
+
 def test_verdict_fails_without_an_output_of_ours() -> None:
     assert report.is_passed([row("quintic:bf16", 1.0), failed("peer:bf16")])
     assert not report.is_passed([failed("quintic:bf16"), row("peer:bf16", 1.0)])
@@ -120,7 +138,7 @@ def test_report() -> None:
     assert f"| **quintic:bf16** / lost:bf16 | {same} | everywhere |" in lines
     assert any(line.startswith("| **quintic:bf16** / won:bf16 |") and line.endswith("| **not everywhere** |") for line in lines)
     assert any(line.startswith("| **quintic:bf16** / fine:f16 (bf16 / f16) |") and line.endswith("| **nowhere** |") for line in lines)
-    assert any(line.startswith("| gone | bf16 | bf16 | failed: ended with 1: a \\| b |") for line in lines)
+    assert any(line.startswith("| gone | bf16 | bf16 | 16 | failed: ended with 1: a \\| b |") for line in lines)
 
 
 def test_every_row_of_a_table_has_its_columns() -> None:
@@ -197,7 +215,7 @@ def test_every_kind_of_outcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(precision, "command", lambda engine, case, ids, output, quintic: engine.command(None, tmp_path, ids, output, quintic))
 
     def outcome(mode: str, **more: Any) -> dict[str, Any]:
-        return precision.measure(contestants.Contestant(Fake(mode, "f32", mode), "f32", **more), case, tmp_path / "truth.npy", options)
+        return precision.measure(contestants.Contestant(Fake(mode, "f32", mode), "f32", 32, **more), case, tmp_path / "truth.npy", options)
 
     good = outcome("good")
     # The fake engine saves the truth rounded to f32.
