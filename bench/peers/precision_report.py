@@ -53,9 +53,10 @@ def not_below(ours: Row, peer: Row) -> list[str]:
 
 
 def pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
-    """Every engine of ours with every peer, of those that gave an output."""
+    """Every engine of ours with every peer, of those that gave an output; a peer's must be right, or beating it is nothing."""
     good = [row for row in rows if "error" not in row]
-    return [(ours, peer) for ours in good if ours["is_ours"] for peer in good if not peer["is_ours"]]
+    peers = [row for row in good if not row["is_ours"] and not row.get("is_off")]
+    return [(ours, peer) for ours in good if ours["is_ours"] for peer in peers]
 
 
 def losses(rows: list[Row], same_kind: bool) -> list[str]:
@@ -74,8 +75,14 @@ def losses(rows: list[Row], same_kind: bool) -> list[str]:
 
 
 def failures(rows: list[Row]) -> list[str]:
-    """A line for each engine without an output."""
-    return [f"{row['engine']}: {_cell(row['error'])}" for row in rows if "error" in row]
+    """A line for each engine without an output, and for each whose output is off."""
+    lines = []
+    for row in rows:
+        if "error" in row:
+            lines.append(f"{row['engine']}: {_cell(row['error'])}")
+        elif row.get("is_off"):
+            lines.append(f"{row['engine']}: off, relative RMS {row['relative_rms']:.2e}")
+    return lines
 
 
 def is_passed(rows: list[Row]) -> bool:
@@ -114,7 +121,7 @@ def verdict(rows: list[Row]) -> list[str]:
         "## Verdict",
         "",
         "In how many pairs of ours and a peer ours is below at every measure. Pairs of one kind round the same things; of",
-        "different kinds one rounds more than the other, which is no contest but is shown.",
+        "different kinds one rounds more than the other, which is no contest but is shown. Peers whose output is off are not counted.",
         "",
         "| case | class | below, pairs of one kind | below, of different kinds |",
         "|---|---|---:|---:|",
@@ -125,7 +132,7 @@ def verdict(rows: list[Row]) -> list[str]:
     for heading, find in (
         ("Not below, of one kind", lambda chosen: losses(chosen, True)),
         ("Not below, of different kinds", lambda chosen: losses(chosen, False)),
-        ("Without an output", failures),
+        ("Not compared: without an output, or off", failures),
     ):
         found = [f"- {row['case']}, {name}: {line}" for row, name, chosen in groups for line in find(chosen)]
         lines += ["", f"{heading}:", "", *(found or ["- none"])]

@@ -95,6 +95,12 @@ def test_verdict_fails_on_a_loss_within_a_kind_only() -> None:
     assert report.is_passed([ours, row("peer:bf16", 0.1, case="flan")])
 
 
+def test_a_peer_that_is_off_is_not_beaten() -> None:
+    rows = [row("quintic:bf16", 0.5), row("off:bf16", math.inf, is_off=True), row("peer:bf16", 1.0)]
+    assert [peer["engine"] for _, peer in report.pairs(rows)] == ["peer:bf16"]
+    assert report.failures(rows) == ["off:bf16: off, relative RMS inf"]
+
+
 def test_a_loss_says_what_the_peer_spends() -> None:
     rows = [row("quintic:int4", 1.0, bits=4.25), row("peer:int4", 0.5, bits=4.625)]
     assert report.losses(rows, same_kind=True) == [
