@@ -259,8 +259,17 @@ mod tests {
         }
         assert_eq!(Keep::parse("wo,qkv").unwrap().names(), "qkv,wo");
         for names in [
-            "", "wo,", "none,wo", "up", "encoder.wo", "encoder.1.head", "encoder.3-1.wo",
-            "encoder.+1.wo", "encoder.1.wo.2", "encoder..wo", "encoder.64.wo",
+            "",
+            "wo,",
+            "none,wo",
+            "up",
+            "encoder.wo",
+            "encoder.1.head",
+            "encoder.3-1.wo",
+            "encoder.+1.wo",
+            "encoder.1.wo.2",
+            "encoder..wo",
+            "encoder.64.wo",
             "encoder.0-18446744073709551616.wo",
         ] {
             assert!(Keep::parse(names).is_err(), "{names}");

@@ -138,8 +138,11 @@ impl Plan {
             let parts = weights.take_parts(&mut source, layer, cpu.folds_gains())?;
             for product in Product::ALL {
                 let part = parts.part(product);
-                let shape =
-                    cpu.packed_shape(Some(product.site(layer)), &part.weights, part.gain.is_some());
+                let shape = cpu.packed_shape(
+                    Some(product.site(layer)),
+                    &part.weights,
+                    part.gain.is_some(),
+                );
                 let name = product.name(layer);
                 matrices.push(TensorSpec::new(&name, DType::U8, &[shape.n_bytes()]));
                 let entry = PackedEntry {
@@ -190,7 +193,8 @@ impl Plan {
             }
             for product in Product::ALL {
                 let part = parts.part(product);
-                let matrix = cpu.pack(Some(product.site(layer)), &part.weights, part.gain.as_ref())?;
+                let matrix =
+                    cpu.pack(Some(product.site(layer)), &part.weights, part.gain.as_ref())?;
                 file.append_bytes(self.places[&product.name(layer)], matrix.bytes())?;
             }
         }

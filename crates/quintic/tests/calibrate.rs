@@ -148,8 +148,15 @@ fn what_was_not_measured_is_left_alone() {
     assert_eq!((integers.share(), integers.plan.logits), (1.0, None));
     let site = |stack, layer, kind| Site { stack, layer, kind };
     assert!(plan.keep.contains(Site::HEAD));
-    assert!(plan.keep.contains(site(Stack::Decoder, 0, ProductKind::Qkv)));
-    assert!(!plan.keep.contains(site(Stack::Encoder, 0, ProductKind::Qkv)));
+    assert!(
+        plan.keep
+            .contains(site(Stack::Decoder, 0, ProductKind::Qkv))
+    );
+    assert!(
+        !plan
+            .keep
+            .contains(site(Stack::Encoder, 0, ProductKind::Qkv))
+    );
 }
 
 #[test]
@@ -168,7 +175,10 @@ fn peaks_need_no_integers() {
     assert!(plan.scales().is_empty());
     for layer in &plan.feed_forward {
         assert_eq!(layer.site.kind, ProductKind::Wi);
-        assert!(layer.peaks.product > 0.01 && layer.peaks.gated > 0.01, "{layer:?}");
+        assert!(
+            layer.peaks.product > 0.01 && layer.peaks.gated > 0.01,
+            "{layer:?}"
+        );
     }
 }
 
@@ -182,7 +192,10 @@ fn what_cannot_be_measured_or_used_is_an_error() {
     let error = refused(vec![vec![], vec![]], &int8);
     assert_eq!(error.kind(), ErrorKind::Input);
     for (bound, message) in [
-        (1e-9, "the largest error asked for is 1.000e-9, but that of the hidden states is"),
+        (
+            1e-9,
+            "the largest error asked for is 1.000e-9, but that of the hidden states is",
+        ),
         (0.0, "the largest error is 0, expected a positive number"),
         (f64::NAN, "the largest error is NaN"),
     ] {

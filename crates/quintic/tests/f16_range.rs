@@ -17,9 +17,7 @@ use quintic::config::T5Config;
 use quintic::model::{Encoder, TakeTensor};
 use quintic::output::safetensors::{SafetensorsWriter, TensorSpec};
 use quintic::synthetic::{self, SyntheticWeights};
-use quintic::{
-    BackendKind, Compute, ComputeType, DType, Pass, TextEncoder, WeightType, config_of,
-};
+use quintic::{BackendKind, Compute, ComputeType, DType, Pass, TextEncoder, WeightType, config_of};
 use quintic_cuda::device::Device;
 use quintic_cuda_emulator::EmulatedDevice;
 
@@ -165,7 +163,11 @@ fn what_f16_does_not_hold_is_held_with_powers_of_two() {
     // after the other.
     let fresh = load(&checkpoint, cuda());
     let found = states(&fresh, &batch);
-    assert!(error(&found, &expected) <= BOUND, "{:e}", error(&found, &expected));
+    assert!(
+        error(&found, &expected) <= BOUND,
+        "{:e}",
+        error(&found, &expected)
+    );
     let again = fresh.backend().passes_again();
     assert!(matches!(again, Some(1..=4)), "{again:?}");
     // They stay found.

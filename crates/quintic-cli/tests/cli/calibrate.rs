@@ -24,7 +24,14 @@ fn decoder() -> Model {
 
 fn calibrate(model: &Model, args: &[&str]) -> Ran {
     let (folder, texts) = (model.path("model"), model.path("texts.txt"));
-    let usual = ["calibrate", "--model", &folder, "--input", &texts, "--quiet"];
+    let usual = [
+        "calibrate",
+        "--model",
+        &folder,
+        "--input",
+        &texts,
+        "--quiet",
+    ];
     run(&[&usual[..], args].concat())
 }
 
@@ -52,7 +59,10 @@ fn a_plan_is_measured_written_and_followed() {
     let (path, plan) = part(&model, &[]);
     let keep = plan["keep"].as_str().unwrap();
     assert!(keep != "none", "{keep}");
-    assert_eq!((&plan["dtype"], &plan["weights"]), (&json!("bf16"), &json!("int8")));
+    assert_eq!(
+        (&plan["dtype"], &plan["weights"]),
+        (&json!("bf16"), &json!("int8"))
+    );
     let products = plan["integers"]["products"].as_array().unwrap();
     let in_integers = products.iter().filter(|p| p["in_integers"] == true).count();
     assert!(0 < in_integers && in_integers < products.len(), "{plan}");
@@ -62,7 +72,9 @@ fn a_plan_is_measured_written_and_followed() {
 
     // What is measured with it later is what it says.
     let (folder, texts) = (model.path("model"), model.path("texts.txt"));
-    let verify = ["verify", "--model", &folder, "--input", &texts, "--plan", &path];
+    let verify = [
+        "verify", "--model", &folder, "--input", &texts, "--plan", &path,
+    ];
     let more = ["--compute", "bf16", "--json", "--quiet"];
     let body = run(&[&verify[..], &more].concat()).good().json();
     let results = body["results"].as_array().unwrap();
@@ -76,24 +88,51 @@ fn a_plan_is_measured_written_and_followed() {
     assert!(loud.err.contains("note: by the plan, "), "{}", loud.err);
 
     // The same bits as by its parts, and it is said.
-    let plain = ["--weights", "int8", "--keep", keep, "--dtype", "bf16", "1 + 1"];
+    let plain = [
+        "--weights",
+        "int8",
+        "--keep",
+        keep,
+        "--dtype",
+        "bf16",
+        "1 + 1",
+    ];
     model.encode("parts.npy", &plain).good();
     let summary = model.encode("plan.npy", &["--plan", &path, "--json", "1 + 1"]);
     let summary = summary.good();
-    assert!(summary.err.contains("note: by the plan, "), "{}", summary.err);
+    assert!(
+        summary.err.contains("note: by the plan, "),
+        "{}",
+        summary.err
+    );
     assert!(summary.err.contains("of the weights of products in int8"));
     let summary = summary.json();
     assert_eq!(summary["plan"], path);
-    assert_eq!((&summary["weights"], &summary["keep"]), (&json!("int8"), &plan["keep"]));
+    assert_eq!(
+        (&summary["weights"], &summary["keep"]),
+        (&json!("int8"), &plan["keep"])
+    );
     let bytes = |name: &str| std::fs::read(model.file(name)).unwrap();
     assert_eq!(bytes("parts.npy"), bytes("plan.npy"));
 
     let bench = run(&[
-        "bench", "--shape", &folder, "--tokens", "9", "--runs", "1", "--skip-limits", "--json",
-        "--plan", &path,
+        "bench",
+        "--shape",
+        &folder,
+        "--tokens",
+        "9",
+        "--runs",
+        "1",
+        "--skip-limits",
+        "--json",
+        "--plan",
+        &path,
     ]);
     let bench = bench.good().json();
-    assert_eq!((&bench["plan"], &bench["keep"]), (&json!(path), &plan["keep"]));
+    assert_eq!(
+        (&bench["plan"], &bench["keep"]),
+        (&json!(path), &plan["keep"])
+    );
     assert_eq!(bench["passes_run_again"], Value::Null);
     for command in [
         &["generate", "1", "--max-new-tokens", "3"][..],
@@ -108,8 +147,10 @@ fn a_plan_is_measured_written_and_followed() {
 
     // Packed by the plan, the encoder gives the same bits.
     let packed = model.path("packed");
-    run(&["convert", "--pack", "--model", &folder, "-o", &packed, "--plan", &path, "--quiet"])
-        .good();
+    run(&[
+        "convert", "--pack", "--model", &folder, "-o", &packed, "--plan", &path, "--quiet",
+    ])
+    .good();
     let out = model.path("packed.npy");
     run(&["encode", "--model", &packed, "-o", &out, "1 + 1"]).good();
     assert_eq!(bytes("packed.npy"), bytes("plan.npy"));
@@ -118,7 +159,9 @@ fn a_plan_is_measured_written_and_followed() {
 #[test]
 fn people_see_a_table() {
     let model = decoder();
-    let shown = calibrate(&model, &["--weights", "w8a8", "--at-most", "0.9"]).good().out;
+    let shown = calibrate(&model, &["--weights", "w8a8", "--at-most", "0.9"])
+        .good()
+        .out;
     for part in [
         "nothing (bf16)",
         "qkv alone",
@@ -131,7 +174,10 @@ fn people_see_a_table() {
         assert!(shown.contains(part), "no `{part}` in {shown}");
     }
     let shown = calibrate(&model, &["--new-tokens", "0"]).good().out;
-    assert!(!shown.contains("alone") && shown.contains("scaled in f16"), "{shown}");
+    assert!(
+        !shown.contains("alone") && shown.contains("scaled in f16"),
+        "{shown}"
+    );
 }
 
 #[test]
@@ -141,23 +187,31 @@ fn plans_of_other_models_and_other_choices_are_refused() {
     let other = Model::bytes();
     other.encode("out.npy", &["--plan", &path, "hi"]).fails(
         8,
-        &["plan.json: is of another checkpoint: it was measured on `", "but the model is `"],
+        &[
+            "plan.json: is of another checkpoint: it was measured on `",
+            "but the model is `",
+        ],
     );
     let encode = |args: &[&str]| {
         let out = [args, &["--plan", &path, "1"]].concat();
         model.encode("out.npy", &out)
     };
-    encode(&["--dtype", "f32"])
-        .fails(8, &["`dtype` is `f32`, but the plan was measured for `bf16`"]);
+    encode(&["--dtype", "f32"]).fails(
+        8,
+        &["`dtype` is `f32`, but the plan was measured for `bf16`"],
+    );
     encode(&["--weights", "int8"]).fails(2, &["--plan"]);
     encode(&["--backend", "reference"]).fails(9, &["`weights` or `keep` was chosen"]);
     assert!(!model.file("out.npy").exists());
     let missing = model.path("none.json");
-    model.encode("out.npy", &["--plan", &missing, "1"]).fails(4, &["none.json"]);
-    let wrong = model.write("wrong.json", "{}");
     model
-        .encode("out.npy", &["--plan", &wrong, "1"])
-        .fails(8, &["wrong.json: not a plan that `quintic calibrate` wrote"]);
+        .encode("out.npy", &["--plan", &missing, "1"])
+        .fails(4, &["none.json"]);
+    let wrong = model.write("wrong.json", "{}");
+    model.encode("out.npy", &["--plan", &wrong, "1"]).fails(
+        8,
+        &["wrong.json: not a plan that `quintic calibrate` wrote"],
+    );
     run(&["bench", "--shape", "tiny", "--tokens", "4", "--plan", &path])
         .fails(8, &["not to the synthetic shape `tiny`"]);
     calibrate(&model, &["--dtype", "bf16"]).fails(8, &["without `--weights`"]);

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::Result;
 use crate::batch::PackedBatch;
-use crate::tensor::Tensor;
 use crate::keep::Site;
+use crate::tensor::Tensor;
 
 /// The same attention, asked of the backend itself.
 fn of<'a, B: Backend>(attention: &Attention<'a, &B>) -> Attention<'a, B> {

@@ -33,8 +33,8 @@ use crate::batch::{Mask, PackedBatch};
 use crate::checkpoint::PackedEntry;
 use crate::compute::ComputeType;
 use crate::config::Activation;
-use crate::tensor::Tensor;
 use crate::keep::Site;
+use crate::tensor::Tensor;
 use crate::{Error, Result};
 
 pub use buckets::Buckets;

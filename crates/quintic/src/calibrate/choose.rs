@@ -102,7 +102,12 @@ mod tests {
 
     #[test]
     fn what_costs_least_a_weight_comes_first() {
-        let sites = BTreeMap::from([(site(0), 100), (site(1), 100), (site(2), 1000), (site(3), 9)]);
+        let sites = BTreeMap::from([
+            (site(0), 100),
+            (site(1), 100),
+            (site(2), 1000),
+            (site(3), 9),
+        ]);
         // Squares above that of `without`: 3, 0, 15, none.
         let alone = [2.0, 1.0, 4.0, 0.5];
         let alone = alone.into_iter().enumerate();

@@ -115,7 +115,9 @@ impl Plan {
             quintic_plan: u32,
         }
         let not = |error: serde_json::Error| {
-            Error::input(format!("not a plan that `quintic calibrate` wrote: {error}"))
+            Error::input(format!(
+                "not a plan that `quintic calibrate` wrote: {error}"
+            ))
         };
         let any: Any = serde_json::from_slice(bytes).map_err(not)?;
         if any.quintic_plan != VERSION {
@@ -337,18 +339,58 @@ mod tests {
     fn what_makes_no_sense_is_named() {
         for (from, to, message) in [
             ("\"quintic_plan\": 1", "\"quintic_plan\": 2", "of version 2"),
-            ("\"quintic_plan\": 1", "\"plan\": 1", "missing field `quintic_plan`"),
-            ("\"int8\"", "\"int3\"", "`weights`: weights cannot be kept as `int3`"),
+            (
+                "\"quintic_plan\": 1",
+                "\"plan\": 1",
+                "missing field `quintic_plan`",
+            ),
+            (
+                "\"int8\"",
+                "\"int3\"",
+                "`weights`: weights cannot be kept as `int3`",
+            ),
             ("\"int8\"", "\"as-stored\"", "but `integers` is there"),
-            ("\"bf16\",", "\"f64\",", "`dtype`: products cannot be computed in `f64`"),
-            ("\"encoder.0.wo\",\n", "\"wo\",\n", "`integers`: `in_integers` of `encoder.1.wo`"),
-            ("\"encoder.0.wo\",\n", "\"up\",\n", "`keep`: there is no product `up`"),
-            ("\"encoder.1.wo\"", "\"encoder.1\"", "there is no product `encoder.1`"),
-            ("\"outer_exponent\": 7", "\"outer_exponent\": -1", "is -1, expected 0 to 112"),
-            ("\"outer_exponent\": 7", "\"outer_exponent\": 1e9", "not a plan"),
-            ("\"encoder.0.wi\"", "\"encoder.0.wo\"", "`feed_forward`: `encoder.0.wo` is not"),
+            (
+                "\"bf16\",",
+                "\"f64\",",
+                "`dtype`: products cannot be computed in `f64`",
+            ),
+            (
+                "\"encoder.0.wo\",\n",
+                "\"wo\",\n",
+                "`integers`: `in_integers` of `encoder.1.wo`",
+            ),
+            (
+                "\"encoder.0.wo\",\n",
+                "\"up\",\n",
+                "`keep`: there is no product `up`",
+            ),
+            (
+                "\"encoder.1.wo\"",
+                "\"encoder.1\"",
+                "there is no product `encoder.1`",
+            ),
+            (
+                "\"outer_exponent\": 7",
+                "\"outer_exponent\": -1",
+                "is -1, expected 0 to 112",
+            ),
+            (
+                "\"outer_exponent\": 7",
+                "\"outer_exponent\": 1e9",
+                "not a plan",
+            ),
+            (
+                "\"encoder.0.wi\"",
+                "\"encoder.0.wo\"",
+                "`feed_forward`: `encoder.0.wo` is not",
+            ),
             ("\"weights\": 300", "\"weights\": -300", "not a plan"),
-            ("\"product\": \"wo\"", "\"product\": \"up\"", "no kind of product `up`"),
+            (
+                "\"product\": \"wo\"",
+                "\"product\": \"up\"",
+                "no kind of product `up`",
+            ),
             ("\"model\"", "\"modell\"", "unknown field `modell`"),
             ("{\n", "[\n", "not a plan"),
         ] {

@@ -115,7 +115,10 @@ pub fn calibrate(
                 .hint("name the model that was packed"),
         ));
     }
-    if let Some(bound) = options.at_most.filter(|bound| !(*bound > 0.0 && bound.is_finite())) {
+    if let Some(bound) = options
+        .at_most
+        .filter(|bound| !(*bound > 0.0 && bound.is_finite()))
+    {
         return Err(Error::input(format!(
             "the largest error is {bound}, expected a positive number"
         )));

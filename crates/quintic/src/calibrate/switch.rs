@@ -45,7 +45,10 @@ impl Switches {
     }
 
     fn is_on(&self, site: Site) -> bool {
-        self.sites.lock().get(&site).is_some_and(|at| at.in_integers)
+        self.sites
+            .lock()
+            .get(&site)
+            .is_some_and(|at| at.in_integers)
     }
 }
 

@@ -336,8 +336,8 @@ impl Reference {
         scales: &[(Site, Scale)],
         options: &Options<'_>,
     ) -> Result<Report> {
-        let has_decoder = !matches!(backend, BackendKind::Cuda(_))
-            || compute.dtype != ComputeType::F16;
+        let has_decoder =
+            !matches!(backend, BackendKind::Cuda(_)) || compute.dtype != ComputeType::F16;
         let model = match &self.decoded {
             Some(_) if has_decoder => {
                 Loaded::Both(Seq2Seq::from_checkpoint(checkpoint, backend, compute)?)
@@ -364,11 +364,9 @@ impl Reference {
     pub(crate) fn run(&self, model: &Loaded, options: &Options<'_>) -> Result<Found> {
         let states = encode(model.encoder(), &self.rows, options)?;
         let logits = match (model, &self.decoded) {
-            (Loaded::Both(model), Some(exact)) => Some(logits(
-                model,
-                &self.rows[..exact.rows.len()],
-                &exact.rows,
-            )?),
+            (Loaded::Both(model), Some(exact)) => {
+                Some(logits(model, &self.rows[..exact.rows.len()], &exact.rows)?)
+            }
             _ => None,
         };
         Ok(Found { states, logits })

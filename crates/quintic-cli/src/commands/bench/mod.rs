@@ -65,7 +65,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<u8> {
         bench.backend,
         &bench.compute,
     )?;
-    model::follow(bench.plan.as_ref(), loaded.encoder(), args.json || args.serve);
+    model::follow(
+        bench.plan.as_ref(),
+        loaded.encoder(),
+        args.json || args.serve,
+    );
     let load_s = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let first_s = bench.warm_up(&loaded)?;

@@ -83,8 +83,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<u8> {
         };
         let compute = plan.complete(&threads)?.resolve(None)?;
         let scales = plan.scales();
-        let report =
-            reference.compare_from(&checkpoint, backend, &compute, &scales, &options)?;
+        let report = reference.compare_from(&checkpoint, backend, &compute, &scales, &options)?;
         lines.push(Line::of("plan", report));
     }
     bar.finish();

@@ -21,8 +21,8 @@ use super::pool::pool;
 use super::{Attention, Backend, Buckets, Chosen, Epilogue, PackedWeights, Pool, Weights, Widths};
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
-use crate::tensor::{DType, Tensor};
 use crate::keep::Site;
+use crate::tensor::{DType, Tensor};
 use crate::weight_type::WeightType;
 use crate::{Error, Result};
 

@@ -33,11 +33,12 @@ fn run(weights: Weights, wo: &Tensor, x: &Rows, act: Activation, scale: Scale) -
     };
     let wo = cuda.prepare_product(wo_site, wo_weights, None).unwrap();
     // Of the others nothing is the layer's.
-    let other = Scale {
-        inner: 9,
-        outer: 9,
-    };
-    cuda.start_scales(&[(Site { layer: 2, ..SITE }, other), (SITE, scale), (wo_site, other)]);
+    let other = Scale { inner: 9, outer: 9 };
+    cuda.start_scales(&[
+        (Site { layer: 2, ..SITE }, other),
+        (SITE, scale),
+        (wo_site, other),
+    ]);
     let own = operand(&cuda, x);
     let columns = wi.columns / (1 + usize::from(wi.gated));
     let mut inside = cuda.operand(x.rows, columns);
@@ -137,7 +138,13 @@ fn layers_without_small_numbers_have_the_same_bits() {
     assert!(expected.inside.iter().all(|v| v.is_finite()));
     assert!(expected.inside.iter().any(|v| *v > 65_504.0));
     for (inner, outer) in [(0, 9), (1, 10), (7, 12), (12, 20)] {
-        let found = run(weights(), &wo, &x, Activation::GeluTanh, Scale { inner, outer });
+        let found = run(
+            weights(),
+            &wo,
+            &x,
+            Activation::GeluTanh,
+            Scale { inner, outer },
+        );
         assert_eq!(found.inside, expected.inside, "{inner} {outer}");
         assert_eq!(found.out, expected.out, "{inner} {outer}");
     }
