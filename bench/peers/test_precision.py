@@ -19,6 +19,7 @@ import checkpoints
 import contestants
 import precision
 import precision_report as report
+import quantise
 import setup_env
 from engines import Engine
 from verify import BOUNDS, QUANTILES
@@ -246,3 +247,13 @@ def test_the_command_names_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUINTIC_BENCH_ARGS", "--keep wo")
     options = argparse.Namespace(cases="flan", engines="", threads=2, quintic=Path("/a/b"), results=Path("/c"))
     assert precision.invocation(options) == "QUINTIC_BENCH_ARGS='--keep wo' python3 bench/peers/precision.py --cases flan --threads 2"
+
+
+def test_calibration_without_a_tokenizer(tmp_path: Path) -> None:
+    """Random ids of the model's own vocabulary, the same each time."""
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 40}))
+    rows = quantise.calibration_rows(tmp_path)
+    assert [len(row) for row in rows] == [128] * quantise.RANDOM_ROWS
+    # 1,024 draws of 38 ids: each is missed with a probability of 2e-12, and the seed is fixed.
+    assert {token for row in rows for token in row} == set(range(2, 40))
+    assert rows == quantise.calibration_rows(tmp_path)
