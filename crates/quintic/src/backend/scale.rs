@@ -17,8 +17,9 @@ pub struct Scale {
 }
 
 impl Scale {
-    /// Largest exponent that there is a use for: `2^-112` brings the largest f32 into f16.
-    pub const MAX_EXPONENT: i32 = 112;
+    /// Largest exponent that there is a use for: `2^-116` brings the largest f32 into f16 with a
+    /// factor of 8 of room.
+    pub const MAX_EXPONENT: i32 = 116;
 
     /// The least that a layer needs whose largest magnitudes are `product`, and `gated` behind the
     /// activation or the gate. Values up to half of the largest f16 need none; above, there is a
@@ -56,8 +57,8 @@ pub(crate) fn raised(exponent: i32, peak: f32) -> i32 {
     let fits = peak * (-exponent as f32).exp2() <= LARGEST / 2.0;
     match fits || !peak.is_finite() {
         true => exponent,
-        // The quotient of a finite number is at most 2^115; more than 2^112 never fits better.
-        false => ((peak / LARGEST * HEADROOM).log2().ceil() as i32).min(Scale::MAX_EXPONENT),
+        // At most `MAX_EXPONENT`, since a peak is below 2^128 and the largest f16 above 2^15.
+        false => (peak / LARGEST * HEADROOM).log2().ceil() as i32,
     }
 }
 
@@ -74,8 +75,8 @@ mod tests {
             let scaled = peak * scale.outer_factor();
             assert!(scaled <= LARGEST, "{peak}: {scaled}");
             // Room, and no more than twice what was wanted.
-            let is_last = scale.outer == Scale::MAX_EXPONENT;
-            assert!(is_last || scaled * HEADROOM <= LARGEST, "{peak}: {scaled}");
+            assert!(scaled * HEADROOM <= LARGEST, "{peak}: {scaled}");
+            assert!((1..=Scale::MAX_EXPONENT).contains(&scale.outer));
             assert!(scaled * HEADROOM * 2.0 > LARGEST, "{peak}: {scaled}");
         }
         for peak in [f32::NAN, f32::INFINITY, 0.0] {

@@ -373,7 +373,7 @@ mod tests {
             (
                 "\"outer_exponent\": 7",
                 "\"outer_exponent\": -1",
-                "is -1, expected 0 to 112",
+                "is -1, expected 0 to 116",
             ),
             (
                 "\"outer_exponent\": 7",
