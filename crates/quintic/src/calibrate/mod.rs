@@ -72,6 +72,10 @@ use self::through::Through;
 /// people have who compute such a model in bf16 there.
 pub const TIMES_BF16: f64 = 2.0;
 
+/// What a calibration tells of its progress: what is computed, how many parts of it are done, and
+/// of how many.
+pub type Progress<'a> = &'a (dyn Fn(&str, usize, usize) + Sync);
+
 /// What to measure with, beside the model.
 #[derive(Clone, Copy)]
 pub struct Options<'a> {
@@ -89,8 +93,8 @@ pub struct Options<'a> {
     pub new_tokens: usize,
     /// Threads; by default as many as this process has cores.
     pub threads: Option<NonZeroUsize>,
-    /// Told what is computed, how many parts of it are done, and of how many.
-    pub progress: Option<&'a (dyn Fn(&str, usize, usize) + Sync)>,
+    /// Told after each part.
+    pub progress: Option<Progress<'a>>,
 }
 
 /// Measures a model over `rows` of token ids and makes its plan. `model` is what the plan will call
