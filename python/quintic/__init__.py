@@ -96,34 +96,42 @@ def encode(
     *,
     preset: str | None = None,
     dtype: Any = "auto",
+    weights: str | None = None,
+    keep: str | Sequence[str] | None = None,
     **arguments: Any,
 ) -> Any:
     """Encodes texts with a model: a path or repository id, loaded once and kept, or a model.
 
     Without a ``preset``, one vector a text: arguments of ``model.encode``. With one, what that
     diffusion pipeline hands to its image model, ``(states, mask)``: arguments of
-    ``model.encode_for``.
+    ``model.encode_for``. ``dtype``, ``weights`` and ``keep`` are those of ``from_pretrained``, for a
+    model that is loaded here.
     """
     if isinstance(model, str) or hasattr(model, "__fspath__"):
-        model = _loaded(model, dtype)
-    elif dtype != "auto":
-        raise errors.InputError("`dtype` is for models that are loaded by `encode`")
+        model = _loaded(model, dtype, {"weights": weights, "keep": keep})
+    else:
+        for name, value, default in (("dtype", dtype, "auto"), ("weights", weights, None), ("keep", keep, None)):
+            if value != default:
+                raise errors.InputError(f"`{name}` is for models that are loaded by `encode`")
     if preset is None:
         return model.encode(texts, **arguments)
     return model.encode_for(preset, texts, **arguments)
 
 
-_kept: dict[tuple[str, str], Any] = {}
+_kept: dict[tuple[str, str, str | None, tuple[str, ...] | None], Any] = {}
 
 
-def _loaded(path: Any, dtype: Any) -> Any:
+def _loaded(path: Any, dtype: Any, integers: dict[str, Any]) -> Any:
     """The model last asked for stays loaded: one, since models are large."""
     import os
 
     from quintic._arrays import dtype_name
     from quintic._texts import load
+    from quintic._weights import chosen
 
-    key = (os.fspath(path), dtype_name(dtype))
+    integers = chosen(integers)
+    keep = integers["keep"]
+    key = (os.fspath(path), dtype_name(dtype), integers["weights"], None if keep is None else tuple(keep))
     with _building:
         if key not in _kept:
             _kept.clear()

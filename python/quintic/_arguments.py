@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from quintic import _arrays
+from quintic import _arrays, _weights
 from quintic.errors import InputError, UnsupportedError
 
 ATTENTION = ("eager", "sdpa", "flex_attention")
@@ -17,15 +17,17 @@ REFUSED = {
     "adapter_kwargs": "there are no adapters",
     "from_flax": "convert the checkpoint to safetensors first",
     "from_tf": "convert the checkpoint to safetensors first",
-    "gguf_file": "GGUF files are not read yet",
+    "gguf_file": "name the GGUF file itself as the model",
     "ignore_mismatched_sizes": "tensors must fit the config",
+    "load_in_4bit": _weights.HINT,
+    "load_in_8bit": _weights.HINT,
     "max_memory": "memory is not limited by device",
     "mirror": "set HF_ENDPOINT to another hub",
     "offload_folder": "weights are mapped from their files already",
     "offload_state_dict": "weights are mapped from their files already",
     "output_loading_info": "read `model.warnings`",
     "proxies": "set HTTPS_PROXY",
-    "quantization_config": "there are no quantised products yet",
+    "quantization_config": _weights.HINT,
     "state_dict": "load the tensors into a transformers model and use `from_hf`",
     "tp_plan": "there is no tensor parallelism",
 }
@@ -74,6 +76,7 @@ def computing(arguments: dict[str, Any], default_dtype: str = "auto") -> dict[st
         "matmul_precision": arguments.pop("matmul_precision", None),
         "threads": threads(arguments.pop("threads", None), backend),
         "fold_norm_gains": arguments.pop("fold_norm_gains", None),
+        **_weights.chosen(arguments),
     }
 
 

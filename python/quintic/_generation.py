@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from quintic import _arguments, _arrays
+from quintic import _arguments, _arrays, _weights
 from quintic._quintic import Seq2Seq
 from quintic.errors import ConfigError, InputError, UnsupportedError
 
@@ -45,7 +45,7 @@ class ConditionalGeneration:
         Arguments as in :meth:`quintic.T5EncoderModel.from_pretrained`: ``dtype`` (or
         ``torch_dtype``), ``subfolder``, ``variant``, ``revision``, ``cache_dir``,
         ``local_files_only``, ``force_download``, ``token``, ``threads``, ``matmul_precision``,
-        ``fold_norm_gains``, ``backend``, ``device_map``.
+        ``fold_norm_gains``, ``weights``, ``keep``, ``backend``, ``device_map``.
         """
         _arguments.take_device_map(arguments)
         files = _arguments.files(arguments)
@@ -70,6 +70,16 @@ class ConditionalGeneration:
     def dtype(self) -> str:
         """Name of the type that weights are kept in."""
         return _arrays.LONG_NAMES[self._engine.dtype]
+
+    @property
+    def weights(self) -> str | None:
+        """``int8``, ``int4`` or ``w8a8`` where weights of products are integers, else None."""
+        return _weights.type_of(self._engine)
+
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """Products whose weights :attr:`weights` leaves as they are."""
+        return tuple(self._engine.keep)
 
     @property
     def config(self) -> Any:
@@ -116,7 +126,7 @@ class ConditionalGeneration:
         return self
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name_or_path!r}, {self.dtype})"
+        return f"{type(self).__name__}({self.name_or_path!r}, {self.dtype}{_weights.described(self._engine)})"
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """As :meth:`forward`."""

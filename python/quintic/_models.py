@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from quintic import _arguments, _arrays, _masks, _names, _outputs, _parameters
+from quintic import _arguments, _arrays, _masks, _names, _outputs, _parameters, _weights
 from quintic._quintic import Encoder
 from quintic._texts import TextMethods
 from quintic.errors import ConfigError, InputError, UnsupportedError
@@ -108,6 +108,10 @@ class EncoderModel(TextMethods):
             skips them and returns zeros there, which costs nothing.
         output_dtype : type of the results, if not ``dtype``: ``float32`` keeps what the
             residual stream has beyond bfloat16.
+        weights : ``"int8"``, ``"int4"`` or ``"w8a8"`` keeps the weights of products as integers of
+            8 or 4 bits, or has 8 bits flow into products, too: less memory and less precise.
+        keep : products whose weights ``weights`` leaves as they are, such as ``("wo", "qkv")``:
+            ``qkv``, ``o``, ``wi``, ``wo``, ``head``.
         threads, matmul_precision, fold_norm_gains, backend : see ``quintic encode --help``.
 
         An argument that cannot be honoured raises :class:`quintic.errors.UnsupportedError`.
@@ -130,8 +134,8 @@ class EncoderModel(TextMethods):
         weights are; products are packed. The model must not change while this one lives.
 
         ``dtype`` (default: the model's), ``padding``, ``output_dtype``, ``threads``,
-        ``matmul_precision``, ``fold_norm_gains``, ``backend``, ``max_seq_len`` as in
-        :meth:`from_pretrained`.
+        ``matmul_precision``, ``fold_norm_gains``, ``weights``, ``keep``, ``backend``,
+        ``max_seq_len`` as in :meth:`from_pretrained`.
         """
         choices = _choices(cls, arguments)
         own_dtype = _arrays.dtype_name(model.dtype)
@@ -336,6 +340,16 @@ class EncoderModel(TextMethods):
         return self._engine.isa
 
     @property
+    def weights(self) -> str | None:
+        """``int8``, ``int4`` or ``w8a8`` where weights of products are integers, else None."""
+        return _weights.type_of(self._engine)
+
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """Products whose weights :attr:`weights` leaves as they are."""
+        return tuple(self._engine.keep)
+
+    @property
     def warnings(self) -> list[str]:
         """What is odd about the model's files."""
         return self._engine.warnings
@@ -363,6 +377,7 @@ class EncoderModel(TextMethods):
                     "matmul_precision": None,
                     "threads": old.threads if stays and backend == "cpu" else _arguments.threads(None, backend),
                     "fold_norm_gains": old.fold_norm_gains or None,
+                    **_weights.asked_for(old),
                 }
             )
             if isinstance(self, _torch_module()):
@@ -473,12 +488,17 @@ class EncoderModel(TextMethods):
         if only_trainable:
             return 0
         engine = self._engine
-        bias = _parameters.bias_per_layer(engine) or engine.config["model_type"] == "umt5"
-        return _names.count(engine.config, engine.is_gated, bias, not exclude_embeddings)
+        return _names.count(engine.config, engine.is_gated, self._has_bias_per_layer, not exclude_embeddings)
+
+    @property
+    def _has_bias_per_layer(self) -> bool:
+        return _parameters.bias_per_layer(self._engine) or self._engine.config["model_type"] == "umt5"
 
     def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of the weights in :attr:`dtype`."""
-        return self.num_parameters() * (4 if self._dtype_name == "float32" else 2)
+        """Bytes of the weights in :attr:`dtype`, and those of products in integers if they are kept so."""
+        value_bytes = 4 if self._dtype_name == "float32" else 2
+        shapes = _names.shapes(self._engine.config, self._engine.is_gated, self._has_bias_per_layer)
+        return sum(_weights.stored_bytes(self._engine, name, shape, value_bytes) for name, shape in shapes)
 
     def get_input_embeddings(self) -> Any:
         """A frozen ``torch.nn.Embedding`` with a copy of the table."""
@@ -538,6 +558,7 @@ class EncoderModel(TextMethods):
             "dtype": self._dtype_name,
             "matmul_precision": engine.matmul_precision,
             "fold_norm_gains": engine.fold_norm_gains or None,
+            **_weights.asked_for(engine),
         }
         source: tuple[str, Any, dict[str, Any]]
         if self._source is not None:
@@ -559,7 +580,7 @@ class EncoderModel(TextMethods):
         where = self._engine.device if self._on_cuda else f"{self.isa or self._engine.backend}, {self.threads} threads"
         return (
             f"{type(self).__name__}({self.name_or_path!r}, {config['num_layers']} layers of {config['d_model']}, "
-            f"{self._dtype_name}, {where})"
+            f"{self._dtype_name}{_weights.described(self._engine)}, {where})"
         )
 
 

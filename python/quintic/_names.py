@@ -12,6 +12,20 @@ TIED_EMBEDDING = "encoder.embed_tokens.weight"
 STORED_EMBEDDINGS = (EMBEDDING, TIED_EMBEDDING, "decoder.embed_tokens.weight")
 
 
+# Parts of a layer that are products, under the names that `keep` has for them.
+PRODUCTS = {"q": "qkv", "k": "qkv", "v": "qkv", "o": "o", "wi": "wi", "wi_0": "wi", "wi_1": "wi", "wo": "wo"}
+
+
+def product(name: str) -> str | None:
+    """The product that a tensor is the weights of, or part of them; None if it is none's.
+
+    >>> product("encoder.block.0.layer.1.DenseReluDense.wi_0.weight"), product("shared.weight")
+    ('wi', None)
+    """
+    parts = name.split(".")
+    return PRODUCTS.get(parts[-2]) if len(parts) > 2 else None
+
+
 def shapes(config: dict[str, Any], gated: bool, bias_per_layer: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor but the tied copy of the embedding."""
     d_model, d_ff = config["d_model"], config["d_ff"]

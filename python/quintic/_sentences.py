@@ -142,6 +142,10 @@ class SentenceTransformerModule(_Base):  # type: ignore[misc]
             raise UnsupportedError("`safe_serialization` is False, but weights are written to safetensors alone")
         if self._tokenizer_path is not None:
             raise UnsupportedError("a tokenizer from elsewhere is not saved with the model: put it into its folder")
+        if self.model._engine.tokenizer_folder is None:
+            raise UnsupportedError(
+                f"{self.model._engine.path}: the tokenizer is inside the weight file, and no files are made of it"
+            )
         source = self.model._engine.path
         source = source if os.path.isdir(source) else os.path.dirname(source)
         os.makedirs(output_path, exist_ok=True)

@@ -46,7 +46,8 @@ class TextMethods:
         max_length : longest text in tokens, its end token included; by default that of the
             model's own modules with pool ``sentence``, else none.
         prompt : put before every text.
-        tokenizer : path of a tokenizer, if not the one beside the model.
+        tokenizer : path of a tokenizer, if not the one beside the model or inside its weight file
+            (GGUF, and safetensors with a tensor ``spiece_model``).
         show_progress_bar : by default if standard error is a terminal and there are many texts.
         convert_to_tensor : PyTorch tensors in place of arrays.
         """
@@ -82,14 +83,22 @@ class TextMethods:
     def _tokenizer(self, path: str | None) -> _quintic.Tokenizer:
         known = self.__dict__.setdefault("_tokenizers", {})
         if path not in known:
-            folder = path or self._engine.tokenizer_folder
-            if folder is None:
-                raise InputError(
-                    f"{self._engine.path}: the model has no tokenizer beside it\n\nhint: name one by `tokenizer`"
-                )
-            known[path] = _quintic.Tokenizer.open(str(folder), "auto")
+            known[path] = self._open_tokenizer(path)
         tokenizer: _quintic.Tokenizer = known[path]
         return tokenizer
+
+    def _open_tokenizer(self, path: str | None) -> _quintic.Tokenizer:
+        """The tokenizer at ``path``, else that beside the model, else that inside its weight file."""
+        folder = path or self._engine.tokenizer_folder
+        if folder is not None:
+            return _quintic.Tokenizer.open(str(folder), "auto")
+        inside = _quintic.Tokenizer.inside(self._engine)
+        if inside is None:
+            raise InputError(
+                f"{self._engine.path}: the model has no tokenizer beside it, and its weights have none inside\n\n"
+                "hint: name one by `tokenizer`"
+            )
+        return inside
 
     def encode_for(
         self,
@@ -173,10 +182,10 @@ class TextEncoder(TextMethods):
         self._engine = engine
 
 
-def load(path: str, dtype: str) -> TextEncoder:
+def load(path: str, dtype: str, weights: str | None, keep: tuple[str, ...] | None) -> TextEncoder:
     """Loads the encoder of a path or repository id for texts alone."""
     from quintic import _arguments
 
-    arguments = {"dtype": dtype}
+    arguments = {"dtype": dtype, "weights": weights, "keep": keep}
     engine = _quintic.Encoder.load(path, _arguments.files({}), _arguments.computing(arguments))
     return TextEncoder(engine)

@@ -43,7 +43,7 @@ def make_hf(kind: str, seed: int = 0, **fields: Any) -> Any:
 
     config_class, model_class = hf_classes(kind)
     torch.manual_seed(seed)
-    config = config_class(vocab_size=VOCAB, **{**SHAPES[kind], **fields})
+    config = config_class(**{"vocab_size": VOCAB, **SHAPES[kind], **fields})
     config._attn_implementation = "eager"
     return model_class(config).eval()
 

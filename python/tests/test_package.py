@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 
 import quintic
 
-MODULES = ["errors", "_arguments", "_arrays", "_classes", "_masks", "_models", "_names", "_outputs", "_texts"]
+MODULES = ["errors", "_arguments", "_arrays", "_classes", "_masks", "_models", "_names", "_outputs", "_texts", "_weights"]
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -11,8 +11,8 @@ use quintic::checkpoint::hub::HubOptions;
 use quintic::checkpoint::{Checkpoint, Format, OpenOptions};
 use quintic::config::{Family, T5Config};
 use quintic::{
-    BackendKind, ComputeChoice, ComputeType, DType, Error, LoadOptions, MatmulPrecision, Result,
-    TextEncoder,
+    BackendKind, Compute, ComputeChoice, ComputeType, DType, Error, Keep, LoadOptions,
+    MatmulPrecision, ProductKind, Result, TextEncoder, WeightType,
 };
 
 use crate::guard;
@@ -70,6 +70,10 @@ pub(crate) struct Computing {
     matmul_precision: Option<String>,
     threads: Option<NonZeroUsize>,
     fold_norm_gains: Option<bool>,
+    /// A name of [`WeightType`].
+    weights: Option<String>,
+    /// Names of products that `weights` leaves out.
+    keep: Option<Vec<String>>,
 }
 
 impl Computing {
@@ -90,9 +94,26 @@ impl Computing {
             matmul_precision: precision.map(MatmulPrecision::parse).transpose()?,
             threads: self.threads,
             fold_norm_gains: self.fold_norm_gains,
-            ..ComputeChoice::default()
+            weights: self.weights.as_deref().map(WeightType::parse).transpose()?,
+            keep: self.keep.as_deref().map(keep_of).transpose()?,
         })
     }
+}
+
+fn keep_of(names: &[String]) -> Result<Keep> {
+    match names {
+        [] => Ok(Keep::default()),
+        names => Keep::parse(&names.join(",")),
+    }
+}
+
+/// Names of the products that stay as they are where others are kept in integers.
+pub(crate) fn kept(compute: &Compute) -> Vec<&'static str> {
+    ProductKind::ALL
+        .into_iter()
+        .filter(|&kind| compute.keep.contains(kind))
+        .map(ProductKind::name)
+        .collect()
 }
 
 /// Where weights can be read again.
@@ -382,6 +403,28 @@ impl Encoder {
     #[getter]
     fn fold_norm_gains(&self) -> bool {
         self.encoder.compute().fold_norm_gains
+    }
+
+    /// `as-stored`, `int8`, `int4` or `w8a8`.
+    #[getter]
+    fn weights(&self) -> &'static str {
+        self.encoder.compute().weights.name()
+    }
+
+    /// Products that `weights` leaves out.
+    #[getter]
+    fn keep(&self) -> Vec<&'static str> {
+        kept(self.encoder.compute())
+    }
+}
+
+impl Encoder {
+    /// The tokenizer inside the weight file, if there is one.
+    pub(crate) fn tokenizer_inside(&self) -> Result<Option<quintic::Tokenizer>> {
+        match &self.stored {
+            Stored::Files(checkpoint) => checkpoint.tokenizer(),
+            Stored::Tensors(_) => Ok(None),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use quintic::generate::{
 use quintic::{BackendKind, Decode, Error, Result, Seq2Seq, Sources};
 use serde_json::Value;
 
-use crate::encoder::{Computing, Files, config_dict, stored_type};
+use crate::encoder::{Computing, Files, config_dict, kept, stored_type};
 use crate::guard;
 
 /// A loaded model. Immutable; any number of threads may call it.
@@ -267,6 +267,18 @@ impl Model {
     #[getter]
     fn dtype(&self) -> &'static str {
         self.0.encoder().compute().dtype.name()
+    }
+
+    /// `as-stored`, `int8`, `int4` or `w8a8`.
+    #[getter]
+    fn weights(&self) -> &'static str {
+        self.0.encoder().compute().weights.name()
+    }
+
+    /// Products that `weights` leaves out.
+    #[getter]
+    fn keep(&self) -> Vec<&'static str> {
+        kept(self.0.encoder().compute())
     }
 }
 

@@ -27,6 +27,14 @@ impl Tokenizer {
         guard::run(py, || open(&path, choice)).map(Tokenizer)
     }
 
+    /// Reads the tokenizer inside the weight file of a model, if there is one: that of a GGUF file,
+    /// or a tensor `spiece_model` of a safetensors file.
+    #[staticmethod]
+    fn inside(py: Python<'_>, encoder: &Bound<'_, Encoder>) -> PyResult<Option<Self>> {
+        let encoder = encoder.get();
+        guard::run(py, || encoder.tokenizer_inside()).map(|found| found.map(Tokenizer))
+    }
+
     /// Ids of each text, `</s>` included, cut to `max_length` ids if given.
     fn encode(
         &self,
@@ -232,19 +240,21 @@ pub(crate) fn prepare<'py>(
 }
 
 impl Encoder {
-    /// The tokenizer at `path`, or the one beside the model, of the kind that a pipeline uses.
+    /// The tokenizer at `path`, or the one beside the model, of the kind that a pipeline uses, or
+    /// the one inside the weight file.
     fn tokenizer_for(
         &self,
         path: Option<String>,
         class: TokenizerClass,
     ) -> Result<quintic::Tokenizer> {
-        let folder = match path {
-            Some(path) => path,
-            None => self.tokenizer_folder().ok_or_else(|| {
-                Error::input("the model has no tokenizer beside it")
-                    .at(self.encoder.path().display())
-                    .hint("name one by `tokenizer`")
-            })?,
+        let Some(folder) = path.or_else(|| self.tokenizer_folder()) else {
+            return self.tokenizer_inside()?.ok_or_else(|| {
+                Error::input(
+                    "the model has no tokenizer beside it, and its weights have none inside",
+                )
+                .at(self.encoder.path().display())
+                .hint("name one by `tokenizer`")
+            });
         };
         let has = |file: &str| Path::new(&folder).join(file).is_file();
         let choice = match class {

@@ -1,0 +1,84 @@
+"""Weights in integers: how they are asked for, shown and counted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from quintic import _names
+from quintic._quintic import Encoder, Seq2Seq
+from quintic.errors import InputError, UnsupportedError
+
+TYPES = ("int8", "int4", "w8a8")
+PRODUCTS = ("qkv", "o", "wi", "wo", "head")
+
+# Where other packages' ways to ask for them lead to.
+HINT = 'weights in integers are asked for by `weights="int8"`, `"int4"` or `"w8a8"`, and are made when a model is loaded'
+
+# Bytes of a factor, of which every output column has one.
+FACTOR_BYTES = 4
+# Bytes of a weight. A code of 4 bits shares a multiplier of a byte with 31 others.
+CODE_BYTES = {"int8": 1.0, "w8a8": 1.0, "int4": 0.5 + 1 / 32}
+
+
+def chosen(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Takes out ``weights`` and ``keep``; what is not given is None, and left to the model.
+
+    >>> chosen({"weights": "int8", "keep": "wo,head"})
+    {'weights': 'int8', 'keep': ['wo', 'head']}
+    >>> chosen({"weights": "int3"})
+    Traceback (most recent call last):
+    quintic.errors.UnsupportedError: `weights` is 'int3', expected 'int8', 'int4' or 'w8a8'
+    """
+    weights, keep = arguments.pop("weights", None), arguments.pop("keep", None)
+    if weights is not None and not (isinstance(weights, str) and weights in TYPES):
+        raise UnsupportedError(f"`weights` is {weights!r}, expected {_listed(TYPES)}")
+    if keep is not None and weights is None:
+        raise InputError(f"`keep` is {keep!r}, but it names products that `weights` leaves out, which is not given")
+    return {"weights": weights, "keep": None if keep is None else _products(keep)}
+
+
+def _products(keep: Any) -> list[str]:
+    """Names of products, from any iterable of them or from a text as the command line takes it."""
+    try:
+        names = keep.split(",") if isinstance(keep, str) else list(keep)
+    except TypeError:
+        names = [keep]
+    for name in names:
+        if not (isinstance(name, str) and name in PRODUCTS):
+            raise UnsupportedError(f"`keep` holds {name!r}, expected {_listed(PRODUCTS)}")
+    return names
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    quoted = [repr(name) for name in names]
+    return f"{', '.join(quoted[:-1])} or {quoted[-1]}"
+
+
+def type_of(engine: Encoder | Seq2Seq) -> str | None:
+    """The integers that the engine keeps weights in, or None."""
+    return engine.weights if engine.weights in TYPES else None
+
+
+def described(engine: Encoder | Seq2Seq) -> str:
+    """For a ``repr``, behind the type that is computed in; empty where no weight is an integer."""
+    weights = type_of(engine)
+    if weights is None:
+        return ""
+    kept = f" without {' and '.join(engine.keep)}" if engine.keep else ""
+    return f", {weights} weights{kept}"
+
+
+def asked_for(engine: Encoder | Seq2Seq) -> dict[str, Any]:
+    """The arguments that load the same weights in the same integers."""
+    weights = type_of(engine)
+    return {"weights": weights, "keep": None if weights is None else engine.keep}
+
+
+def stored_bytes(engine: Encoder, name: str, shape: tuple[int, ...], value_bytes: int) -> int:
+    """Bytes of a tensor of the encoder as it is kept, without what fills panels up."""
+    weights, product = type_of(engine), _names.product(name)
+    n_values = math.prod(shape)
+    if weights is None or product is None or product in engine.keep:
+        return n_values * value_bytes
+    return math.ceil(n_values * CODE_BYTES[weights]) + shape[0] * FACTOR_BYTES
