@@ -84,7 +84,7 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("--dtype", choices=SIZES, default="BF16")
     parser.add_argument("--tokens", type=int, default=8)
-    parser.add_argument("--gguf", choices=["q8_0", "q4_0"])
+    parser.add_argument("--gguf", choices=["q8_0", "q6_k", "q5_k", "q4_k", "q4_0", "q3_k", "q2_k"])
     parser.add_argument("--bin", default=os.environ.get("QUINTIC_BIN", "target/release/quintic"))
     args = parser.parse_args()
     config = json.loads(args.config.read_text())

@@ -487,9 +487,10 @@ pub(crate) struct ConvertArgs {
     /// New folder for the model; or, if the name ends so, a `.safetensors` or `.gguf` file.
     #[arg(short, long, value_name = "DIR|FILE")]
     pub(crate) output: PathBuf,
-    /// With `--pack`, what to pack for; with `--to`, the type of the weights, q8_0 and q4_0 in
+    /// With `--pack`, what to pack for; with `--to`, the type of the weights, those with a `q` in
     /// GGUF alone. By default f32 with `--pack`, and as stored in safetensors.
-    #[arg(long, value_parser = ["f32", "bf16", "f16", "q8_0", "q4_0"])]
+    #[arg(long, value_parser = ["f32", "bf16", "f16", "q8_0", "q6_k", "q5_k", "q5_1", "q5_0",
+        "q4_k", "q4_1", "q4_0", "q3_k", "q2_k"])]
     pub(crate) dtype: Option<String>,
     // `requires` would be taken for satisfied: `--to` excludes `--pack`.
     /// Cut the weights of a folder into files of at most this size, such as 5GB or 500MB.

@@ -16,25 +16,9 @@
 
 mod common;
 
-use std::path::PathBuf;
-
-use common::{check_decoded, check_ids, set_flag, with_flags};
+use common::{check_decoded, check_ids, fetched, set_flag, with_flags};
 use quintic::{SpieceOptions, Tokenizer, TokenizerChoice};
 use serde_json::{Value, json};
-
-fn fetched(name: &str) -> PathBuf {
-    let folder = match std::env::var_os("QUINTIC_TOKENIZERS") {
-        Some(folder) => PathBuf::from(folder),
-        None => common::root().join(".cache/tokenizers"),
-    };
-    let path = folder.join(name);
-    assert!(
-        path.is_file(),
-        "{} is not there: run `make fetch`",
-        path.display()
-    );
-    path
-}
 
 fn read(name: &str) -> Vec<u8> {
     std::fs::read(fetched(name)).unwrap()

@@ -1,5 +1,6 @@
 //! `quintic convert`.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
@@ -103,6 +104,9 @@ fn write(args: &ConvertArgs, format: ModelFormat, started: Instant) -> Result<()
         "files": files,
         "saturated_values": written.n_saturated,
         "not_quantised": written.not_quantised,
+        "other_blocks": written.other_blocks.iter().map(|other| {
+            json!({ "tensor": other.tensor, "wanted": other.wanted, "found": other.found })
+        }).collect::<Vec<_>>(),
         "seconds": seconds,
         "peak_rss_bytes": memory::peak_rss_bytes(),
     }))
@@ -116,6 +120,20 @@ fn tell(written: &convert::Written) {
         eprintln!(
             "note: {} values are beyond the type's range and became its largest",
             written.n_saturated
+        );
+    }
+    // One line for each pair of types, with the names of all its tensors.
+    let mut others = BTreeMap::<_, Vec<&str>>::new();
+    for other in &written.other_blocks {
+        let names = others.entry((other.wanted, other.found)).or_default();
+        names.push(&other.tensor);
+    }
+    for ((wanted, found), names) in others {
+        eprintln!(
+            "note: {} tensors have rows that are no multiple of 256, and are {found} instead of \
+             {wanted}: {}",
+            names.len(),
+            names.join(", ")
         );
     }
     if !written.not_quantised.is_empty() {
@@ -151,7 +169,8 @@ fn gguf_weights(args: &ConvertArgs) -> Result<GgufWeights> {
     match &args.dtype {
         Some(dtype) => GgufWeights::parse(dtype),
         None => Err(Error::input(
-            "`--to gguf` needs a `--dtype`: f32, f16, bf16, q8_0 or q4_0",
+            "`--to gguf` needs a `--dtype`: f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, q4_k, \
+             q4_1, q4_0, q3_k or q2_k",
         )),
     }
 }

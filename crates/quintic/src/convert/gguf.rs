@@ -1,15 +1,15 @@
 //! To GGUF, in the layout that llama.cpp has for T5.
 //!
-//! Names of keys and tensors: `gguf-py/gguf/constants.py` and `tensor_mapping.py`; which tensors
-//! stay f32: `convert_hf_to_gguf.py` and `llama-quant.cpp` of llama.cpp.
+//! Names of keys and tensors: `gguf-py/gguf/constants.py` and `tensor_mapping.py` of llama.cpp.
 
 use std::path::Path;
 
 use serde_json::Value;
 
+use super::gguf_weights::{GgufWeights, for_rows_of};
 use super::values::{self, Overflow};
-use super::vocabulary::Vocabulary;
-use super::{Progress, Written};
+use super::vocabulary::{Found, Vocabulary};
+use super::{OtherBlocks, Progress, Written};
 use crate::checkpoint::{Checkpoint, InferredShape, TensorSource};
 use crate::config::{Activation, FeedForward, T5Config};
 use crate::limits::{MAX_JSON_BYTES, read_file};
@@ -28,94 +28,13 @@ const EMBEDDINGS: [&str; 3] = [
 /// Context length where the config says none, as llama.cpp's converter has it.
 const CONTEXT_LENGTH: u32 = 512;
 
-/// How matrices are stored. Norms and position biases are f32 in every file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GgufWeights {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats.
-    F16,
-    /// bfloat16.
-    Bf16,
-    /// Blocks of 8 bits.
-    Q8_0,
-    /// Blocks of 4 bits; the embedding and the output head are [`GgufWeights::Q8_0`].
-    Q4_0,
-}
-
-impl GgufWeights {
-    /// Every kind.
-    pub const ALL: [GgufWeights; 5] = [
-        GgufWeights::F32,
-        GgufWeights::F16,
-        GgufWeights::Bf16,
-        GgufWeights::Q8_0,
-        GgufWeights::Q4_0,
-    ];
-
-    /// `f32`, `f16`, `bf16`, `q8_0` or `q4_0`.
-    pub fn name(self) -> &'static str {
-        match self {
-            GgufWeights::F32 => "f32",
-            GgufWeights::F16 => "f16",
-            GgufWeights::Bf16 => "bf16",
-            GgufWeights::Q8_0 => "q8_0",
-            GgufWeights::Q4_0 => "q4_0",
-        }
-    }
-
-    /// The kind of a name.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unsupported`] if there is none.
-    pub fn parse(name: &str) -> Result<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|kind| kind.name() == name)
-            .ok_or_else(|| {
-                let names = Self::ALL.map(|kind| format!("`{}`", kind.name()));
-                Error::unsupported(format!(
-                    "weights of a GGUF file cannot be `{name}` here, expected one of {}",
-                    names.join(", ")
-                ))
-            })
-    }
-
-    /// llama.cpp's number for a file whose matrices are mostly of this kind.
-    fn file_type(self) -> u32 {
-        match self {
-            GgufWeights::F32 => 0,
-            GgufWeights::F16 => 1,
-            GgufWeights::Q4_0 => 2,
-            GgufWeights::Q8_0 => 7,
-            GgufWeights::Bf16 => 32,
-        }
-    }
-
-    /// How a tensor of this name is stored.
-    fn of(self, name: &str) -> GgmlType {
-        if name.ends_with("_norm.weight") || name.ends_with("_rel_b.weight") {
-            return GgmlType::F32;
-        }
-        match self {
-            GgufWeights::F32 => GgmlType::F32,
-            GgufWeights::F16 => GgmlType::F16,
-            GgufWeights::Bf16 => GgmlType::BF16,
-            GgufWeights::Q4_0 if name != "token_embd.weight" && name != "output.weight" => {
-                GgmlType::Q4_0
-            }
-            GgufWeights::Q8_0 | GgufWeights::Q4_0 => GgmlType::Q8_0,
-        }
-    }
-}
-
 /// What to write.
 #[derive(Clone, Copy, Debug)]
 pub struct GgufOptions<'a> {
     /// How matrices are stored.
     pub weights: GgufWeights,
-    /// A SentencePiece model, or a folder that has one, if not the model's own.
+    /// A SentencePiece model, a unigram `tokenizer.json`, or a folder that has one of them, if not
+    /// the model's own.
     pub tokenizer: Option<&'a Path>,
     /// Makes finite values beyond the range of f16 or bf16 the largest instead of an error.
     pub saturate: bool,
@@ -124,7 +43,7 @@ pub struct GgufOptions<'a> {
 }
 
 /// Writes encoder and decoder of `checkpoint` to the GGUF file `out`, as architecture `t5`, or
-/// `t5encoder` if there is no decoder. A matrix whose rows are no whole blocks is stored in f16.
+/// `t5encoder` if there is no decoder. [`GgufWeights`] has which tensor is of which type.
 ///
 /// # Errors
 ///
@@ -159,11 +78,25 @@ pub fn to_gguf(
     let plan = plan(checkpoint, &config, options.weights, &mut written).map_err(here)?;
     let mut metadata = describe(checkpoint, &config, options, has_decoder).map_err(here)?;
     match Vocabulary::find(checkpoint, options.tokenizer)? {
-        Some(vocabulary) => vocabulary.put(&mut metadata, config.vocab_size)?,
-        None => written.notes.push(
-            "there is no SentencePiece model beside the weights: the file has no tokenizer"
-                .to_owned(),
-        ),
+        Found::Pieces(vocabulary) => {
+            vocabulary.put(&mut metadata, config.vocab_size)?;
+            if vocabulary.is_json {
+                written.notes.push(
+                    "the vocabulary is that of `tokenizer.json`, by SentencePiece's rules: a \
+                     space at an end of a text or beside a sentinel may give other ids"
+                        .to_owned(),
+                );
+            }
+        }
+        Found::Stored => {
+            let file = checkpoint.gguf();
+            for pair in file.into_iter().flat_map(|file| file.tokenizer_pairs()) {
+                metadata.put_stored(pair);
+            }
+        }
+        Found::Nothing(reason) => written
+            .notes
+            .push(format!("{reason}: the file has no tokenizer")),
     }
     let tensors: Vec<GgufTensor> = plan.iter().map(|(_, tensor)| tensor.clone()).collect();
     let mut file = GgufWriter::create(out, &metadata, &tensors)?;
@@ -246,9 +179,16 @@ fn plan(
             shape: entry.shape().to_vec(),
         };
         let row = tensor.shape.last().copied().unwrap_or(1);
-        if !row.is_multiple_of(tensor.dtype.block_len()) {
-            tensor.dtype = GgmlType::F16;
-            written.not_quantised.push(tensor.name.clone());
+        let wanted = tensor.dtype;
+        tensor.dtype = for_rows_of(row, wanted);
+        match tensor.dtype {
+            dtype if dtype == wanted => {}
+            GgmlType::F16 => written.not_quantised.push(tensor.name.clone()),
+            dtype => written.other_blocks.push(OtherBlocks {
+                tensor: tensor.name.clone(),
+                wanted: wanted.name(),
+                found: dtype.name(),
+            }),
         }
         tensors.push((name.to_owned(), tensor));
     }
@@ -451,26 +391,5 @@ mod tests {
         ] {
             assert_eq!(gguf_name(other, &config), None, "{other}");
         }
-    }
-
-    #[test]
-    fn norms_and_biases_stay_f32_and_the_embedding_has_eight_bits() {
-        for weights in GgufWeights::ALL {
-            assert_eq!(GgufWeights::parse(weights.name()).unwrap(), weights);
-            for name in [
-                "enc.output_norm",
-                "enc.blk.0.attn_rel_b",
-                "dec.blk.1.cross_attn_norm",
-            ] {
-                assert_eq!(weights.of(&format!("{name}.weight")), GgmlType::F32);
-            }
-        }
-        assert_eq!(
-            GgufWeights::Q4_0.of("enc.blk.0.attn_q.weight"),
-            GgmlType::Q4_0
-        );
-        assert_eq!(GgufWeights::Q4_0.of("token_embd.weight"), GgmlType::Q8_0);
-        assert_eq!(GgufWeights::Q4_0.of("output.weight"), GgmlType::Q8_0);
-        assert!(GgufWeights::parse("q5_0").is_err());
     }
 }

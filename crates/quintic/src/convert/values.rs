@@ -1,13 +1,17 @@
 //! A tensor's values on their way into another type.
 
 use half::{bf16, f16};
+use quintic_kernels::Pool;
 
-use super::blocks::{self, BLOCK};
+use super::blocks::Encoder;
 use crate::output::gguf::GgmlType;
 use crate::{Error, Result, Tensor};
 
 /// Values converted at a time: a multiple of every block.
 const PIECE: usize = 1 << 20;
+
+/// Blocks for which a thread is worth starting: a tenth of a millisecond and more.
+const MIN_SHARE: usize = 1024;
 
 /// What becomes of finite values that the type cannot hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,8 +53,7 @@ pub(super) fn convert(
             GgmlType::F32 => bytes.extend(values.iter().flat_map(|value| value.to_le_bytes())),
             GgmlType::BF16 => n_saturated += narrow::<bf16>(values, from, overflow, &mut bytes)?,
             GgmlType::F16 => n_saturated += narrow::<f16>(values, from, overflow, &mut bytes)?,
-            GgmlType::Q8_0 => quantise(values, from, 127.0, blocks::q8_0, &mut bytes)?,
-            GgmlType::Q4_0 => quantise(values, from, 8.0, blocks::q4_0, &mut bytes)?,
+            blocks => quantise(values, from, blocks, &mut bytes)?,
         }
         write(&bytes)?;
         tensor.release();
@@ -127,16 +130,12 @@ fn narrow<N: Narrow>(
     Ok(n_saturated)
 }
 
-/// `steps` are what the largest value of a block is divided by for its scale.
-fn quantise(
-    values: &[f32],
-    from: usize,
-    steps: f32,
-    encode: impl Fn(&[f32; BLOCK], &mut Vec<u8>),
-    bytes: &mut Vec<u8>,
-) -> Result<()> {
-    // What is beyond has no scale in f16.
-    let largest = f16::MAX.to_f32() * steps;
+/// Blocks, made by as many threads as the machine has. A block depends on its values alone.
+fn quantise(values: &[f32], from: usize, to: GgmlType, bytes: &mut Vec<u8>) -> Result<()> {
+    let Some(encoder) = Encoder::of(to) else {
+        unreachable!("{to:?} has no blocks");
+    };
+    let largest = encoder.largest;
     let beyond = |value: &f32| value.is_nan() || value.abs() > largest;
     if let Some(at) = values.iter().position(beyond) {
         return Err(Error::input(format!(
@@ -145,11 +144,21 @@ fn quantise(
             from + at
         )));
     }
-    let (blocks, rest) = values.as_chunks::<BLOCK>();
-    assert!(rest.is_empty(), "whole blocks of {BLOCK} values");
-    for block in blocks {
-        encode(block, bytes);
+    let n_blocks = values.len() / encoder.values;
+    bytes.resize(n_blocks * encoder.bytes, 0);
+    let share = n_blocks.div_ceil(Pool::default_threads()).max(MIN_SHARE);
+    if share >= n_blocks {
+        encoder.encode(values, bytes);
+        return Ok(());
     }
+    let shares = values
+        .chunks(share * encoder.values)
+        .zip(bytes.chunks_mut(share * encoder.bytes));
+    std::thread::scope(|scope| {
+        for (values, bytes) in shares {
+            scope.spawn(move || encoder.encode(values, bytes));
+        }
+    });
     Ok(())
 }
 
@@ -211,20 +220,38 @@ mod tests {
         let (bytes, _) = converted(&values, GgmlType::F32, Overflow::Refuse).unwrap();
         let expected: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
         assert!(bytes == expected);
-        let (bytes, _) = converted(&values, GgmlType::Q8_0, Overflow::Refuse).unwrap();
-        assert_eq!(bytes.len(), (PIECE + 64) / 32 * 34);
-        let mut last = Vec::new();
-        let block = values[PIECE + 32..].try_into().unwrap();
-        blocks::q8_0(block, &mut last);
-        assert_eq!(bytes[bytes.len() - 34..], last);
+        // However many threads there are, blocks are those that each has by itself.
+        for (to, n) in [
+            (GgmlType::Q8_0, PIECE + 64),
+            (GgmlType::Q4_K, PIECE),
+            (GgmlType::Q6_K, 2048 * 256),
+            (GgmlType::Q5_0, 32),
+        ] {
+            let values = &values[..n];
+            let (bytes, _) = converted(values, to, Overflow::Refuse).unwrap();
+            let encoder = Encoder::of(to).unwrap();
+            let mut expected = vec![0; n / encoder.values * encoder.bytes];
+            for (values, out) in values
+                .chunks_exact(encoder.values)
+                .zip(expected.chunks_exact_mut(encoder.bytes))
+            {
+                encoder.encode(values, out);
+            }
+            assert!(bytes == expected, "{to:?}");
+        }
     }
 
     #[test]
     fn what_is_not_finite_is_not_quantised() {
         for bad in [f32::NAN, f32::INFINITY, 1e7] {
-            let mut values = [1.0; 64];
+            let mut values = [1.0; 256];
             values[40] = bad;
-            for to in [GgmlType::Q8_0, GgmlType::Q4_0] {
+            for to in [
+                GgmlType::Q8_0,
+                GgmlType::Q4_0,
+                GgmlType::Q4_1,
+                GgmlType::Q4_K,
+            ] {
                 let error = converted(&values, to, Overflow::Saturate).unwrap_err();
                 assert!(
                     error.to_string().contains("at element 40 cannot be"),

@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::AtomicFile;
-use crate::{Error, Result};
+use crate::{BlockType, Error, Result};
 
 /// At what multiples tensors begin: the format's default, which needs no key.
 const ALIGNMENT: u64 = 32;
@@ -26,6 +26,7 @@ mod code {
 /// How a tensor's values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[allow(non_camel_case_types, reason = "the formats' own names")]
 pub enum GgmlType {
     /// 32-bit floats.
     F32,
@@ -37,6 +38,22 @@ pub enum GgmlType {
     Q8_0,
     /// Blocks of 32: an f16 scale and 32 half bytes.
     Q4_0,
+    /// Blocks of 32: an f16 scale, an f16 minimum and 32 half bytes.
+    Q4_1,
+    /// Blocks of 32: an f16 scale and 32 times 5 bits.
+    Q5_0,
+    /// Blocks of 32: an f16 scale, an f16 minimum and 32 times 5 bits.
+    Q5_1,
+    /// Blocks of 256: 2 bits, with a scale and a minimum of 4 bits for 16 values.
+    Q2_K,
+    /// Blocks of 256: 3 bits, with a scale of 6 bits for 16 values.
+    Q3_K,
+    /// Blocks of 256: 4 bits, with a scale and a minimum of 6 bits for 32 values.
+    Q4_K,
+    /// Blocks of 256: 5 bits, with a scale and a minimum of 6 bits for 32 values.
+    Q5_K,
+    /// Blocks of 256: 6 bits, with a scale of 8 bits for 16 values.
+    Q6_K,
 }
 
 impl GgmlType {
@@ -46,26 +63,69 @@ impl GgmlType {
             GgmlType::F32 => 0,
             GgmlType::F16 => 1,
             GgmlType::Q4_0 => 2,
+            GgmlType::Q4_1 => 3,
+            GgmlType::Q5_0 => 6,
+            GgmlType::Q5_1 => 7,
             GgmlType::Q8_0 => 8,
+            GgmlType::Q2_K => 10,
+            GgmlType::Q3_K => 11,
+            GgmlType::Q4_K => 12,
+            GgmlType::Q5_K => 13,
+            GgmlType::Q6_K => 14,
             GgmlType::BF16 => 30,
         }
     }
 
+    /// As files are named after it: `f16`, `q4_k`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            GgmlType::F32 => "f32",
+            GgmlType::F16 => "f16",
+            GgmlType::BF16 => "bf16",
+            GgmlType::Q8_0 => "q8_0",
+            GgmlType::Q4_0 => "q4_0",
+            GgmlType::Q4_1 => "q4_1",
+            GgmlType::Q5_0 => "q5_0",
+            GgmlType::Q5_1 => "q5_1",
+            GgmlType::Q2_K => "q2_k",
+            GgmlType::Q3_K => "q3_k",
+            GgmlType::Q4_K => "q4_k",
+            GgmlType::Q5_K => "q5_k",
+            GgmlType::Q6_K => "q6_k",
+        }
+    }
+
+    /// The format by which its blocks are decoded, `None` for plain floats.
+    pub const fn blocks(self) -> Option<BlockType> {
+        Some(match self {
+            GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => return None,
+            GgmlType::Q8_0 => BlockType::Q8_0,
+            GgmlType::Q4_0 => BlockType::Q4_0,
+            GgmlType::Q4_1 => BlockType::Q4_1,
+            GgmlType::Q5_0 => BlockType::Q5_0,
+            GgmlType::Q5_1 => BlockType::Q5_1,
+            GgmlType::Q2_K => BlockType::Q2_K,
+            GgmlType::Q3_K => BlockType::Q3_K,
+            GgmlType::Q4_K => BlockType::Q4_K,
+            GgmlType::Q5_K => BlockType::Q5_K,
+            GgmlType::Q6_K => BlockType::Q6_K,
+        })
+    }
+
     /// Values of a block, of which a row has a whole number.
     pub const fn block_len(self) -> usize {
-        match self {
-            GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => 1,
-            GgmlType::Q8_0 | GgmlType::Q4_0 => 32,
+        match self.blocks() {
+            Some(blocks) => blocks.values(),
+            None => 1,
         }
     }
 
     /// Bytes of a block.
     pub const fn block_bytes(self) -> usize {
-        match self {
-            GgmlType::F32 => 4,
-            GgmlType::F16 | GgmlType::BF16 => 2,
-            GgmlType::Q8_0 => 2 + 32,
-            GgmlType::Q4_0 => 2 + 16,
+        match (self.blocks(), self) {
+            (Some(blocks), _) => blocks.bytes(),
+            (None, GgmlType::F32) => 4,
+            (None, _) => 2,
         }
     }
 }
@@ -134,6 +194,12 @@ impl Metadata {
         self.array(key, code::I32, values.len());
         self.bytes
             .extend(values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+
+    /// A key with its type and value, as a file has them. What it says is not looked at.
+    pub(crate) fn put_stored(&mut self, pair: &[u8]) {
+        self.count += 1;
+        self.bytes.extend(pair);
     }
 
     /// Bytes.

@@ -197,7 +197,7 @@ fn replace_growth(rule: &Map<String, Value>) -> f64 {
 }
 
 /// Standard base64 with padding; `None` for anything else.
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
+pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');
     if !text.len().is_multiple_of(4) || text.len() - digits.len() > 2 {
         return None;

@@ -11,6 +11,7 @@ mod classes;
 mod config;
 mod fast;
 mod fast_check;
+mod fast_model;
 pub(crate) mod sentencepiece;
 mod slow;
 mod special;
@@ -18,10 +19,12 @@ mod values;
 
 use std::path::Path;
 
+use self::added_tokens::AddedToken;
 use self::bytes::ByteTokenizer;
 use self::classes::SlowClass;
-use self::config::{TOKENIZER_JSON, TokenizerConfig};
+use self::config::{ROLES, Role, TOKENIZER_JSON, TokenSpec, TokenizerConfig};
 use self::fast::{FastClass, FastTokenizer};
+pub(crate) use self::fast_model::unigram_model;
 use self::sentencepiece::SentencePiece;
 pub(crate) use self::sentencepiece::{
     ModelProto, ModelType, NormalizerSpec, Piece, PieceKind, TrainerSpec,
@@ -72,6 +75,19 @@ impl Default for SpieceOptions {
             extra_ids: 100,
         }
     }
+}
+
+/// How a BPE model becomes Pile-T5's tokenizer: texts of its tokens, each a piece or absent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LlamaOptions {
+    pub(crate) bos: Option<String>,
+    pub(crate) eos: Option<String>,
+    pub(crate) unk: Option<String>,
+    pub(crate) pad: Option<String>,
+    /// Whether a text begins with `bos`.
+    pub(crate) add_bos: bool,
+    /// Sentinels above the pieces, the first with the highest id.
+    pub(crate) extra_ids: u32,
 }
 
 /// A loaded tokenizer. It does not change, and can be used from many threads at once.
@@ -196,6 +212,47 @@ impl Tokenizer {
     /// As [`Tokenizer::from_spiece_bytes`], for a model that was taken apart before.
     pub(crate) fn from_model(model: ModelProto, options: &SpieceOptions) -> Result<Self> {
         Tokenizer::over(SentencePiece::from_model(model)?, options)
+    }
+
+    /// `LlamaTokenizer` over a BPE model, with Pile-T5's flags: `legacy` false, an end of sequence
+    /// behind each text, sentinels above the pieces.
+    ///
+    /// # Errors
+    ///
+    /// As [`Tokenizer::from_spiece_bytes`], and if there is no end of sequence.
+    pub(crate) fn llama_from_model(model: ModelProto, options: LlamaOptions) -> Result<Self> {
+        let n_pieces = model.pieces.len() as u32;
+        let role = |text: Option<String>| match text {
+            Some(text) => Role::Given(TokenSpec::Token(AddedToken::special(text))),
+            None => Role::None,
+        };
+        let sentinel = |n: u32| AddedToken::special(format!("<extra_id_{n}>"));
+        let sentinels = (0..options.extra_ids).map(sentinel);
+        let mut roles: [Role; 7] = Default::default();
+        for (name, text) in [
+            ("bos_token", options.bos),
+            ("eos_token", options.eos),
+            ("unk_token", options.unk),
+            ("pad_token", options.pad),
+        ] {
+            if let Some(place) = ROLES.iter().position(|&role| role == name) {
+                roles[place] = role(text);
+            }
+        }
+        let config = TokenizerConfig {
+            roles,
+            legacy: Some(false),
+            add_bos_token: Some(options.add_bos),
+            add_eos_token: Some(true),
+            additional_special_tokens: Some(sentinels.map(TokenSpec::Token).collect()),
+            added_tokens: (0..options.extra_ids)
+                .map(|n| (n_pieces + options.extra_ids - 1 - n, sentinel(n)))
+                .collect(),
+            ..TokenizerConfig::default()
+        };
+        let model = SentencePiece::from_model(model)?;
+        let slow = SlowTokenizer::new(model, SlowClass::Llama, &config)?;
+        Ok(Tokenizer::new(Kind::Slow(Box::new(slow)), &config))
     }
 
     fn over(model: SentencePiece, options: &SpieceOptions) -> Result<Self> {

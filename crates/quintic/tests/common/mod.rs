@@ -18,6 +18,22 @@ pub(crate) fn data(path: &str) -> PathBuf {
     root().join("testdata/tokenizers").join(path)
 }
 
+/// A file of the tokenizers that `make fetch` brings: in `QUINTIC_TOKENIZERS`, or in
+/// `.cache/tokenizers`.
+pub(crate) fn fetched(name: &str) -> PathBuf {
+    let folder = match std::env::var_os("QUINTIC_TOKENIZERS") {
+        Some(folder) => PathBuf::from(folder),
+        None => root().join(".cache/tokenizers"),
+    };
+    let path = folder.join(name);
+    assert!(
+        path.is_file(),
+        "{} is not there: run `make fetch`",
+        path.display()
+    );
+    path
+}
+
 /// A model folder made of copies of files.
 pub(crate) fn folder(files: &[(PathBuf, &str)]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();

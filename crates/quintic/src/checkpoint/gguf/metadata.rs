@@ -1,6 +1,7 @@
 //! The keys of a file and their values.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::read::Reader;
@@ -55,24 +56,37 @@ fn kind_name(kind: u32) -> &'static str {
 pub(super) struct Metadata {
     map: Arc<MappedFile>,
     values: BTreeMap<String, (u32, Value)>,
+    /// Where a key, its type and its value stand in the file, in its order.
+    pairs: Vec<(String, Range<usize>)>,
 }
 
 impl Metadata {
     /// Reads `n` keys. Lists are passed over, not kept.
     pub(super) fn read(map: &Arc<MappedFile>, reader: &mut Reader<'_>, n: u64) -> Result<Self> {
-        let mut values = BTreeMap::new();
+        let (mut values, mut pairs) = (BTreeMap::new(), Vec::new());
         for _ in 0..n {
+            let start = reader.position();
             let key = reader.text("a key")?.to_owned();
             let kind = reader.u32("the type of a value")?;
             let value = read_value(reader, kind).map_err(|error| error.at(place(&key)))?;
             if values.insert(key.clone(), (kind, value)).is_some() {
                 return Err(Error::checkpoint("appears twice").at(place(&key)));
             }
+            pairs.push((key, start..reader.position()));
         }
         Ok(Metadata {
             map: Arc::clone(map),
             values,
+            pairs,
         })
+    }
+
+    /// The bytes of key, type and value of all keys that begin so.
+    pub(super) fn pairs<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let pairs = self.pairs.iter();
+        pairs
+            .filter(move |(key, _)| key.starts_with(prefix))
+            .map(|(_, range)| self.map.bytes().get(range.clone()).unwrap_or_default())
     }
 
     /// The whole number of a key, which must not be negative.

@@ -8,7 +8,8 @@
 use super::GgufFile;
 use super::metadata::place;
 use crate::tokenizer::{
-    ModelProto, ModelType, NormalizerSpec, Piece, PieceKind, SpieceOptions, Tokenizer, TrainerSpec,
+    LlamaOptions, ModelProto, ModelType, NormalizerSpec, Piece, PieceKind, SpieceOptions,
+    Tokenizer, TrainerSpec,
 };
 use crate::{Error, Result};
 
@@ -22,26 +23,46 @@ const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
 const SENTINELS: [usize; 3] = [300, 100, 0];
 
 impl GgufFile {
+    /// Whether there is a tokenizer in the metadata, of whatever kind.
+    pub(crate) fn has_tokenizer(&self) -> bool {
+        // What is damaged is there.
+        !matches!(
+            self.metadata.text(MODEL),
+            Ok(None | Some("none" | "no_vocab"))
+        )
+    }
+
+    /// The bytes of every key of the tokenizer, with its type and value.
+    pub(crate) fn tokenizer_pairs(&self) -> impl Iterator<Item = &[u8]> {
+        self.metadata.pairs("tokenizer.")
+    }
+
     /// The tokenizer in the metadata, `None` if there is none.
+    ///
+    /// A `t5` is `T5Tokenizer` with its published flags. A `llama` is a BPE model, Pile-T5's, and
+    /// `LlamaTokenizer` with the flags that are published with it: no space behind added tokens
+    /// (`legacy` false), white space as it is.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for other tokenizers than `t5`;
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) for other tokenizers;
     /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) and
     /// [`ErrorKind::Tokenizer`](crate::ErrorKind::Tokenizer) for one that is damaged.
     pub(in crate::checkpoint) fn tokenizer(&self) -> Result<Option<Tokenizer>> {
         let metadata = &self.metadata;
-        match metadata.text(MODEL)? {
+        let model_type = match metadata.text(MODEL)? {
             None | Some("none" | "no_vocab") => return Ok(None),
-            Some("t5") => {}
+            Some("t5") => ModelType::Unigram,
+            Some("llama") => ModelType::Bpe,
             Some(other) => {
                 return Err(Error::unsupported(format!(
-                    "found `{other}`, expected `t5`, a SentencePiece unigram model"
+                    "found `{other}`, expected `t5`, a SentencePiece unigram model, or `llama`, \
+                     its BPE model"
                 ))
                 .at(place(MODEL))
                 .hint("name the model's own tokenizer instead"));
             }
-        }
+        };
         if metadata.boolean("tokenizer.ggml.add_eos_token")? == Some(false) {
             return Err(Error::unsupported(
                 "found false, expected true: a T5 reads an end of sequence behind each text",
@@ -69,19 +90,72 @@ impl GgufFile {
             n => n,
         };
         let model = ModelProto {
-            pieces,
             trainer: TrainerSpec {
-                model_type: ModelType::Unigram,
+                model_type,
+                // The format has no flag for it.
+                byte_fallback: pieces.iter().any(|piece| piece.kind == PieceKind::Byte),
                 ..TrainerSpec::default()
             },
-            normalizer: self.normalizer()?,
+            normalizer: self.normalizer(model_type)?,
+            pieces,
             denormalizer: None,
         };
-        let options = SpieceOptions {
-            extra_ids: extra_ids as u32,
-            ..SpieceOptions::default()
+        let extra_ids = extra_ids as u32;
+        match model_type {
+            ModelType::Bpe => self.llama(model, extra_ids),
+            _ => {
+                let options = SpieceOptions {
+                    extra_ids,
+                    ..SpieceOptions::default()
+                };
+                Tokenizer::from_model(model, &options)
+            }
+        }
+        .map(Some)
+    }
+
+    fn llama(&self, mut model: ModelProto, extra_ids: u32) -> Result<Tokenizer> {
+        let metadata = &self.metadata;
+        let token = |role: &str| -> Result<Option<(usize, String)>> {
+            let key = format!("tokenizer.ggml.{role}_token_id");
+            let Some(id) = metadata.whole(&key)? else {
+                return Ok(None);
+            };
+            let id = usize::try_from(id).unwrap_or(usize::MAX);
+            let n = model.pieces.len();
+            let piece = model.pieces.get(id).ok_or_else(|| {
+                Error::checkpoint(format!(
+                    "found {id}, expected less than {n}, one of the pieces"
+                ))
+                .at(place(&key))
+            })?;
+            Ok(Some((id, piece.text.clone())))
         };
-        Tokenizer::from_model(model, &options).map(Some)
+        let (bos, eos, unk, pad) = (
+            token("bos")?,
+            token("eos")?,
+            token("unknown")?,
+            token("padding")?,
+        );
+        // llama.cpp's converter makes it a control piece where the flag files list it as special.
+        let is_unknown = |piece: &Piece| piece.kind == PieceKind::Unknown;
+        if let Some((id, _)) = &unk
+            && !model.pieces.iter().any(is_unknown)
+        {
+            model.pieces[*id].kind = PieceKind::Unknown;
+        }
+        let text = |token: Option<(usize, String)>| token.map(|(_, text)| text);
+        let options = LlamaOptions {
+            bos: text(bos),
+            eos: text(eos),
+            unk: text(unk),
+            pad: text(pad),
+            add_bos: metadata
+                .boolean("tokenizer.ggml.add_bos_token")?
+                .unwrap_or(false),
+            extra_ids,
+        };
+        Tokenizer::llama_from_model(model, options)
     }
 
     /// Whether there is a tokenizer that lacks the rules by which text is normalised.
@@ -123,9 +197,13 @@ impl GgufFile {
             .collect()
     }
 
-    fn normalizer(&self) -> Result<NormalizerSpec> {
+    fn normalizer(&self, model_type: ModelType) -> Result<NormalizerSpec> {
         let metadata = &self.metadata;
-        let default = NormalizerSpec::default();
+        let default = NormalizerSpec {
+            // llama.cpp writes no flag for a `llama`, and changes no white space there.
+            remove_extra_whitespaces: model_type == ModelType::Unigram,
+            ..NormalizerSpec::default()
+        };
         let flag = |key: &str, default: bool| Ok(metadata.boolean(key)?.unwrap_or(default));
         Ok(NormalizerSpec {
             precompiled_charsmap: metadata.bytes(CHARSMAP)?.unwrap_or_default().to_vec(),
@@ -147,10 +225,12 @@ fn is_padding(piece: &Piece) -> bool {
         && number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// Takes sentinels of `added_tokens.json` off the end, `<extra_id_0>` last, and counts them.
+/// Takes sentinels of the flag files off the end, `<extra_id_0>` last, and counts them. They are
+/// control pieces if `tokenizer_config.json` has them as special tokens.
 fn take_sentinels(pieces: &mut Vec<Piece>) -> usize {
     let is_sentinel = |piece: &Piece, n: usize| {
-        piece.kind == PieceKind::UserDefined && piece.text == format!("<extra_id_{n}>")
+        matches!(piece.kind, PieceKind::UserDefined | PieceKind::Control)
+            && piece.text == format!("<extra_id_{n}>")
     };
     let n = pieces
         .iter()

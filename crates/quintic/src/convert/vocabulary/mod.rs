@@ -1,4 +1,5 @@
-//! A SentencePiece model as the vocabulary of a GGUF file.
+//! The vocabulary of a GGUF file: of a SentencePiece model, of a `tokenizer.json` that was made of
+//! one, or of another GGUF file.
 
 use std::path::Path;
 
@@ -6,67 +7,135 @@ use crate::checkpoint::Checkpoint;
 use crate::limits::{MAX_TOKENIZER_BYTES, read_file};
 use crate::output::gguf::Metadata;
 use crate::tokenizer::sentencepiece::proto::{ModelProto, ModelType, PieceKind};
-use crate::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
+use crate::tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice, unigram_model};
 use crate::{Error, ErrorKind, Result};
 
 /// Files that can be a SentencePiece model, in the order in which they are looked for.
 const FILES: [&str; 2] = ["spiece.model", "tokenizer.model"];
+const JSON: &str = "tokenizer.json";
 
 /// Score of tokens that were added to the pieces, and of rows of the embedding that no token has:
 /// llama.cpp's.
 const ADDED_SCORE: f32 = -1000.0;
 const UNUSED_SCORE: f32 = -10000.0;
 
-/// A SentencePiece model and the tokens that stand above its pieces.
+/// What was found.
+pub(super) enum Found {
+    /// Pieces.
+    Pieces(Box<Vocabulary>),
+    /// Keys of a GGUF file, which stay as they are.
+    Stored,
+    /// Nothing, and why.
+    Nothing(String),
+}
+
+/// Pieces with their rules, and the tokens that stand above them.
 pub(super) struct Vocabulary {
     model: ModelProto,
     tokenizer: Tokenizer,
+    /// Whether they are those of a `tokenizer.json`.
+    pub(super) is_json: bool,
 }
 
 impl Vocabulary {
-    /// The model in `named` (a file, or a folder with flags beside it), else the one beside the
-    /// weights, else the one inside them; `None` if there is none.
+    /// The tokenizer in `named` (a file, or a folder with flags beside it), else the one beside the
+    /// weights, else the one inside them. A SentencePiece model is taken before a
+    /// `tokenizer.json`, since it is what a GGUF file describes.
     ///
     /// # Errors
     ///
-    /// If `named` has none, or a file is damaged.
-    pub(super) fn find(checkpoint: &Checkpoint, named: Option<&Path>) -> Result<Option<Self>> {
-        let folder = match named {
-            Some(path) if path.is_dir() => Some(path),
-            Some(path) => {
-                let bytes = read_file(path, MAX_TOKENIZER_BYTES, ErrorKind::Tokenizer)?;
-                let vocabulary = Self::bare(&bytes).map_err(|e| e.at(path.display()))?;
-                return Ok(Some(vocabulary));
+    /// If `named` has none that a GGUF file can describe, or a file is damaged.
+    pub(super) fn find(checkpoint: &Checkpoint, named: Option<&Path>) -> Result<Found> {
+        if let Some(path) = named {
+            if path.is_dir() {
+                let found = Self::of_folder(path)?;
+                return found.map(Self::found).ok_or_else(|| {
+                    Error::new(
+                        ErrorKind::NotFound,
+                        format!(
+                            "there is no `{}` or `{JSON}`, which a vocabulary is made of",
+                            FILES.join("`, `")
+                        ),
+                    )
+                    .at(path.display())
+                });
             }
-            None => checkpoint.tokenizer_folder(),
-        };
-        let files = |folder: &Path| FILES.map(|name| folder.join(name));
-        let file = folder.and_then(|folder| files(folder).into_iter().find(|path| path.is_file()));
-        if let (Some(folder), Some(path)) = (folder, file) {
-            let bytes = read_file(&path, MAX_TOKENIZER_BYTES, ErrorKind::Tokenizer)?;
+            let bytes = read_file(path, MAX_TOKENIZER_BYTES, ErrorKind::Tokenizer)?;
+            let is_json = path
+                .extension()
+                .is_some_and(|ending| ending.eq_ignore_ascii_case("json"));
+            let found = match is_json {
+                true => Tokenizer::from_json_bytes(&bytes)
+                    .and_then(|tokenizer| Self::of_json(&bytes, tokenizer)),
+                false => Self::bare(&bytes),
+            };
+            return found.map(Self::found).map_err(|e| e.at(path.display()));
+        }
+        if checkpoint.gguf().is_some_and(|file| file.has_tokenizer()) {
+            return Ok(Found::Stored);
+        }
+        if let Some(folder) = checkpoint.tokenizer_folder() {
+            match Self::of_folder(folder) {
+                Ok(Some(found)) => return Ok(Self::found(found)),
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    return Ok(Found::Nothing(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(match checkpoint.embedded_tokenizer()? {
+            Some(model) => Self::found(Self::bare(model.bytes())?),
+            None => Found::Nothing(format!(
+                "there is no SentencePiece model and no `{JSON}` beside the weights"
+            )),
+        })
+    }
+
+    fn found(self) -> Found {
+        Found::Pieces(Box::new(self))
+    }
+
+    fn of_folder(folder: &Path) -> Result<Option<Self>> {
+        let read = |path: &Path| read_file(path, MAX_TOKENIZER_BYTES, ErrorKind::Tokenizer);
+        let files = FILES.map(|name| folder.join(name));
+        if let Some(path) = files.into_iter().find(|path| path.is_file()) {
+            let bytes = read(&path)?;
             return Ok(Some(Vocabulary {
                 model: ModelProto::parse(&bytes).map_err(|e| e.at(path.display()))?,
                 tokenizer: Tokenizer::from_dir(folder, TokenizerChoice::Slow)?,
+                is_json: false,
             }));
         }
-        match (named, checkpoint.embedded_tokenizer()?) {
-            (Some(path), _) => Err(Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "there is no `{}`, which a vocabulary is made of",
-                    FILES.join("` or `")
-                ),
-            )
-            .at(path.display())),
-            (None, Some(model)) => Self::bare(model.bytes()).map(Some),
-            (None, None) => Ok(None),
+        let path = folder.join(JSON);
+        if !path.is_file() {
+            return Ok(None);
         }
+        let bytes = read(&path)?;
+        let tokenizer = Tokenizer::from_dir(folder, TokenizerChoice::Fast)?;
+        let found = Self::of_json(&bytes, tokenizer);
+        found.map(Some).map_err(|e| e.at(path.display()))
     }
 
     fn bare(bytes: &[u8]) -> Result<Self> {
         Ok(Vocabulary {
             model: ModelProto::parse(bytes)?,
             tokenizer: Tokenizer::from_spiece_bytes(bytes, &SpieceOptions::default())?,
+            is_json: false,
+        })
+    }
+
+    fn of_json(bytes: &[u8], tokenizer: Tokenizer) -> Result<Self> {
+        let framed = tokenizer.encode("", true)?;
+        if framed.len() != 1 || framed.first().copied() != tokenizer.eos_id() {
+            return Err(Error::unsupported(format!(
+                "an empty text becomes {framed:?}, expected an end of sequence alone"
+            )));
+        }
+        Ok(Vocabulary {
+            model: unigram_model(bytes)?,
+            tokenizer,
+            is_json: true,
         })
     }
 
