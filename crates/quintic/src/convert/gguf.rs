@@ -10,7 +10,7 @@ use super::gguf_weights::{GgufWeights, for_rows_of};
 use super::values::{self, Overflow};
 use super::vocabulary::{Found, Vocabulary};
 use super::{OtherBlocks, Progress, Written};
-use crate::checkpoint::{Checkpoint, InferredShape, TensorSource};
+use crate::checkpoint::{Checkpoint, GgufFile, InferredShape, TensorSource};
 use crate::config::{Activation, FeedForward, T5Config};
 use crate::limits::{MAX_JSON_BYTES, read_file};
 use crate::model::{DecoderWeights, EncoderWeights};
@@ -312,8 +312,13 @@ fn describe(
     Ok(metadata)
 }
 
-/// `n_positions` of older configs.
+/// `n_positions` of older configs, or what another GGUF file says.
 fn context_length(checkpoint: &Checkpoint) -> Result<u32> {
+    if let Some(length) = checkpoint.gguf().map(GgufFile::context_length) {
+        return Ok(length?
+            .and_then(|length| u32::try_from(length).ok())
+            .unwrap_or(CONTEXT_LENGTH));
+    }
     let Some(path) = checkpoint.config_path() else {
         return Ok(CONTEXT_LENGTH);
     };

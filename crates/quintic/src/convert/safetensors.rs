@@ -76,6 +76,11 @@ pub fn to_safetensors(
     let embedded = checkpoint.embedded_tokenizer()?;
     plan.specs.retain(|(name, _)| name != EMBEDDED_TOKENIZER);
     let mut written = Written::default();
+    if checkpoint.gguf().is_some_and(|file| file.has_tokenizer()) {
+        written.notes.push(
+            "the tokenizer inside the GGUF file has no place here and is left out".to_owned(),
+        );
+    }
     if is_file {
         if let Some(tokenizer) = &embedded {
             let spec = TensorSpec::new(EMBEDDED_TOKENIZER, tokenizer.dtype(), tokenizer.shape());

@@ -1,5 +1,9 @@
 //! Blocks of every type, with random bytes.
-#![allow(unreachable_pub, reason = "a module of test files")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "each test file uses its own part"
+)]
 
 use quintic::BlockType;
 

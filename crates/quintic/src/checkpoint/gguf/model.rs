@@ -97,6 +97,16 @@ impl GgufFile {
         Ok(config)
     }
 
+    /// How many tokens the model was made for, which bounds nothing in a T5.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Checkpoint`](crate::ErrorKind::Checkpoint) if it is no whole number.
+    pub(crate) fn context_length(&self) -> Result<Option<u64>> {
+        let arch = self.architecture()?;
+        self.metadata.whole(&format!("{arch}.context_length"))
+    }
+
     fn token(&self, key: &str) -> Result<Option<u32>> {
         let Some(id) = self.metadata.whole(key)? else {
             return Ok(None);

@@ -296,7 +296,7 @@ fn the_search_beats_the_range_in_every_block_and_clearly_on_the_whole() {
             let ratio = (ours / theirs).sqrt();
             println!("{kind:?} {name}: {ratio:.4} of the error of the ranges");
             if matches!(name, "normal" | "outliers" | "small") {
-                assert!(ratio < 0.97, "{kind:?}, {name}: {ratio}");
+                assert!(ratio < 0.98, "{kind:?}, {name}: {ratio}");
             }
         }
     }

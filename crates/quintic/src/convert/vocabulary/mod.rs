@@ -118,9 +118,15 @@ impl Vocabulary {
     }
 
     fn bare(bytes: &[u8]) -> Result<Self> {
+        let model = ModelProto::parse(bytes)?;
+        let mut options = SpieceOptions::default();
+        // mT5 has its sentinels among the pieces.
+        if model.pieces.iter().any(|p| p.text.contains("<extra_id_0>")) {
+            options.extra_ids = 0;
+        }
         Ok(Vocabulary {
-            model: ModelProto::parse(bytes)?,
-            tokenizer: Tokenizer::from_spiece_bytes(bytes, &SpieceOptions::default())?,
+            model,
+            tokenizer: Tokenizer::from_spiece_bytes(bytes, &options)?,
             is_json: false,
         })
     }
