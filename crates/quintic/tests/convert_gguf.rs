@@ -296,7 +296,12 @@ fn a_tokenizer_json_gives_the_vocabulary_of_its_model() {
             let text = vector.text();
             if json.encode(text, true).unwrap() == found.encode(text, true).unwrap() {
                 n_equal += 1;
-            } else if !text.contains('<') && !text.contains('\u{2581}') && text.trim() == text {
+            } else if !text.contains('<')
+                && !text.contains('\u{2581}')
+                && text.trim() == text
+                // A text of characters that the charsmap makes spaces of is all end.
+                && text.contains(char::is_alphanumeric)
+            {
                 others.push(text.to_owned());
             }
         }
