@@ -26,13 +26,16 @@ pub(super) struct Encoder {
     pub(super) bytes: usize,
     /// Values beyond it have no scale in f16.
     pub(super) largest: f32,
-    encode: fn(&[f32], &mut [u8]),
+    encode: Encode,
 }
+
+/// From the values of a block to its bytes.
+type Encode = fn(&[f32], &mut [u8]);
 
 impl Encoder {
     /// The encoder of a type, `None` for plain floats.
     pub(super) fn of(kind: GgmlType) -> Option<Self> {
-        let (steps, encode): (f32, fn(&[f32], &mut [u8])) = match kind {
+        let (steps, encode): (f32, Encode) = match kind {
             GgmlType::F32 | GgmlType::F16 | GgmlType::BF16 => return None,
             GgmlType::Q8_0 => (127.0, small::q8_0),
             GgmlType::Q4_0 => (8.0, small::q4_0),
