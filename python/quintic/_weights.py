@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from quintic import _names
@@ -11,6 +12,10 @@ from quintic.errors import InputError, UnsupportedError
 
 TYPES = ("int8", "int4", "w8a8")
 PRODUCTS = ("qkv", "o", "wi", "wo", "head")
+# Those of one layer, or of some that follow each other.
+OF_LAYERS = re.compile(r"(encoder|decoder)\.(\d+)(?:-(\d+))?\.(qkv|o|wi|wo)")
+# The number of a tensor's layer.
+BLOCK = re.compile(r"(?:(encoder|decoder)\.)?block\.(\d+)\.")
 
 # Where other packages' ways to ask for them lead to.
 HINT = 'weights in integers are asked for by `weights="int8"`, `"int4"` or `"w8a8"`, and are made when a model is loaded'
@@ -45,8 +50,10 @@ def _products(keep: Any) -> list[str]:
     except TypeError:
         names = [keep]
     for name in names:
-        if not (isinstance(name, str) and name in PRODUCTS):
-            raise UnsupportedError(f"`keep` holds {name!r}, expected {_listed(PRODUCTS)}")
+        if not (isinstance(name, str) and (name in PRODUCTS or OF_LAYERS.fullmatch(name))):
+            raise UnsupportedError(
+                f"`keep` holds {name!r}, expected {_listed(PRODUCTS)}, or those of layers such as 'encoder.0-3.wo'"
+            )
     return names
 
 
@@ -79,6 +86,27 @@ def stored_bytes(engine: Encoder, name: str, shape: tuple[int, ...], value_bytes
     """Bytes of a tensor of the encoder as it is kept, without what fills panels up."""
     weights, product = type_of(engine), _names.product(name)
     n_values = math.prod(shape)
-    if weights is None or product is None or product in engine.keep:
+    if weights is None or product is None or _is_kept(engine.keep, name, product):
         return n_values * value_bytes
     return math.ceil(n_values * CODE_BYTES[weights]) + shape[0] * FACTOR_BYTES
+
+
+def _is_kept(keep: list[str], name: str, product: str) -> bool:
+    """Whether a product of the encoder, of which this tensor is a part, is left out of the integers.
+
+    >>> name = "encoder.block.3.layer.1.DenseReluDense.wo.weight"
+    >>> _is_kept(["encoder.0-3.wo"], name, "wo"), _is_kept(["encoder.4.wo", "qkv"], name, "wo")
+    (True, False)
+    """
+    block = BLOCK.match(name)
+    for entry in keep:
+        layers = OF_LAYERS.fullmatch(entry)
+        if layers is None:
+            if entry == product:
+                return True
+        elif block is not None:
+            half, first, last, kind = layers.groups()
+            is_in = int(first) <= int(block[2]) <= int(last or first)
+            if (half, kind) == (block[1] or "encoder", product) and is_in:
+                return True
+    return False

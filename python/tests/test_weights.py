@@ -122,6 +122,8 @@ def test_what_is_shown(gated: Pair, tmp_path: Path) -> None:
     assert ", float32, w8a8 weights without qkv and wo, " in repr(model)
     twins = Twins("mt5", tmp_path)
     assert repr(twins.ours).endswith(", float32)") and twins.ours.weights is None
+    model = load(gated.folder, dtype="float32", weights="int8", keep=["encoder.0.wo", "qkv"])
+    assert model.keep == ("qkv", "encoder.0.wo") and load(gated.folder, weights="int8", keep=model.keep).keep == model.keep
     decoder = type(twins.ours).from_pretrained(tmp_path, weights="int4", keep=("head",))
     assert (decoder.weights, decoder.keep) == ("int4", ("head",))
     assert repr(decoder).endswith(", float32, int4 weights without head)")

@@ -12,7 +12,7 @@ use quintic::checkpoint::{Checkpoint, Format, OpenOptions};
 use quintic::config::{Family, T5Config};
 use quintic::{
     BackendKind, Compute, ComputeChoice, ComputeType, DType, Error, Keep, LoadOptions,
-    MatmulPrecision, ProductKind, Result, TextEncoder, WeightType,
+    MatmulPrecision, Result, TextEncoder, WeightType,
 };
 
 use crate::guard;
@@ -107,13 +107,14 @@ fn keep_of(names: &[String]) -> Result<Keep> {
     }
 }
 
-/// Names of the products that stay as they are where others are kept in integers.
-pub(crate) fn kept(compute: &Compute) -> Vec<&'static str> {
-    ProductKind::ALL
-        .into_iter()
-        .filter(|&kind| compute.keep.contains(kind))
-        .map(ProductKind::name)
-        .collect()
+/// Names of the products that stay as they are where others are kept in integers, as `keep` takes them.
+pub(crate) fn kept(compute: &Compute) -> Vec<String> {
+    match compute.keep == Keep::default() {
+        true => Vec::new(),
+        false => (compute.keep.names().split(','))
+            .map(str::to_owned)
+            .collect(),
+    }
 }
 
 /// Where weights can be read again.
@@ -413,7 +414,7 @@ impl Encoder {
 
     /// Products that `weights` leaves out.
     #[getter]
-    fn keep(&self) -> Vec<&'static str> {
+    fn keep(&self) -> Vec<String> {
         kept(self.encoder.compute())
     }
 }

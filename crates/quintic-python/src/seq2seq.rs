@@ -277,7 +277,7 @@ impl Model {
 
     /// Products that `weights` leaves out.
     #[getter]
-    fn keep(&self) -> Vec<&'static str> {
+    fn keep(&self) -> Vec<String> {
         kept(self.0.encoder().compute())
     }
 }
