@@ -169,7 +169,7 @@ impl Kernels {
         storage: Storage,
         gain: Option<&[f32]>,
     ) -> PackedMatrix {
-        PackedMatrix::pack(&self.pool, parts, depth, storage, gain)
+        PackedMatrix::pack(&self.pool, &self.table, parts, depth, storage, gain)
     }
 
     /// An operand of zeros.

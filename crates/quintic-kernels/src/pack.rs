@@ -7,8 +7,9 @@ use crate::math::{split_bf16, to_bf16};
 use crate::memory::{Buffer, Shared};
 use crate::micro::{CHUNK, PANEL};
 use crate::pool::Pool;
-use crate::quantised;
+use crate::quantised::{self, Step};
 use crate::rows::{Rows, StoredParts};
+use crate::table::Table;
 
 /// Version of the order below; stored packed weights carry it.
 pub const LAYOUT: &str = "panels-of-32/1";
@@ -237,8 +238,9 @@ impl PackedMatrix {
     /// # Panics
     ///
     /// If a part's bytes are not `rows * depth` elements, or halves of a gate differ in rows.
-    pub fn pack(
+    pub(crate) fn pack(
         pool: &Pool,
+        table: &Table,
         parts: Parts<'_>,
         depth: usize,
         storage: Storage,
@@ -281,7 +283,9 @@ impl PackedMatrix {
                         *value *= gain;
                     }
                 }
-                write_column(storage, out, column, &row);
+                // SAFETY: the table is of an instruction set that is there.
+                let step = |row: &[f32]| unsafe { (table.quantised.step)(row) };
+                write_column(storage, out, column, &row, step);
             }
         });
         PackedMatrix {
@@ -482,8 +486,14 @@ impl Element {
 }
 
 /// Writes the weights of one output column into a panel. Panels are little endian, as the
-/// files that keep them and every machine that has kernels.
-fn write_column(storage: Storage, panel: &mut [u8], column: usize, weights: &[f32]) {
+/// files that keep them and every machine that has kernels. `step` finds a step of int8.
+fn write_column(
+    storage: Storage,
+    panel: &mut [u8],
+    column: usize,
+    weights: &[f32],
+    step: impl Fn(&[f32]) -> Step,
+) {
     match storage {
         Storage::F32 => {
             for (row, weight) in panel.chunks_exact_mut(PANEL * 4).zip(weights) {
@@ -504,7 +514,7 @@ fn write_column(storage: Storage, panel: &mut [u8], column: usize, weights: &[f3
             write_pairs(low, column, weights, |weight| split_bf16(weight).1);
         }
         Storage::Int8 | Storage::Int8Dynamic | Storage::Int8Wide => {
-            quantised::write_int8(panel, column, weights);
+            quantised::write_int8(panel, column, weights, step(weights));
         }
         Storage::Int4 | Storage::Int4Wide => quantised::write_int4(panel, column, weights),
     }

@@ -47,6 +47,9 @@ pub(crate) const FACTORS: usize = PANEL * size_of::<f32>();
 /// Largest code.
 const LARGEST: f32 = 127.0;
 
+/// Sums that squares of weights are collected in.
+const LANES: usize = 16;
+
 /// Smallest code, of weights alone.
 const SMALLEST_CODE: f32 = -128.0;
 
@@ -105,64 +108,24 @@ fn largest_bits(values: &[f32]) -> u32 {
         .fold(0, |most, value| most.max(value.to_bits() & 0x7fff_ffff))
 }
 
-/// Candidates for a column's step, as shares of the one with which the largest weight is the code -128. Smaller ones cut
-/// the largest weights off and round all others more finely; below these, on real columns, the former costs more.
-const SHARES: [f32; 12] = [
-    1.0, 0.985, 0.97, 0.955, 0.94, 0.925, 0.91, 0.89, 0.87, 0.84, 0.8, 0.75,
-];
+/// A column's codes: `weight * inverse`, each rounded to the nearest code, stand for the code times `factor`. Both are zero
+/// for a column of zeros; of one that is not finite the factor is NaN and the inverse zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Step {
+    pub(crate) factor: f32,
+    pub(crate) inverse: f32,
+}
 
-/// Writes a column of int8: of each weight the nearest code to it over the column's factor. The factor has
-/// the sign that lets the largest weight be on the side of the code -128, and of [`SHARES`] the one with the least
-/// squared error.
-pub(crate) fn write_int8(panel: &mut [u8], column: usize, weights: &[f32]) {
-    let largest = (weights.iter()).fold(0.0f32, |most, &weight| {
-        if weight.abs() > most.abs() {
-            weight
-        } else {
-            most
-        }
-    });
-    let (factor, inverse) = factors(largest_bits(weights), -SMALLEST_CODE);
+/// Writes a column of int8, see [`Quantised::step`].
+pub(crate) fn write_int8(panel: &mut [u8], column: usize, weights: &[f32], step: Step) {
     // Else codes stay zeros.
-    let mut signed = factor;
-    if inverse != 0.0 {
-        let sign = -1.0f32.copysign(largest);
-        let (mut share, mut least) = (1.0, f32::INFINITY);
-        for candidate in SHARES {
-            let error = candidate * candidate * squared_error(weights, sign * inverse / candidate);
-            if error < least {
-                (share, least) = (candidate, error);
-            }
-        }
-        signed = sign * factor * share;
-        let inverse = sign * inverse / share;
+    if step.inverse != 0.0 {
         for (k, &weight) in weights.iter().enumerate() {
-            let code = nearest(weight, inverse).clamp(i8::MIN.into(), i8::MAX.into());
+            let code = nearest(weight, step.inverse).clamp(i8::MIN.into(), i8::MAX.into());
             panel[place(k, column)] = code as u8;
         }
     }
-    write_factor(panel, column, signed);
-}
-
-/// The sum of squared differences of weights over a step, whose inverse is given, to the nearest codes. In eight sums, so that
-/// it is the same on every machine and not one long chain.
-fn squared_error(weights: &[f32], inverse: f32) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let (blocks, rest) = weights.as_chunks::<8>();
-    let square = |weight: f32| {
-        let value = weight * inverse;
-        let code = ((value + ROUND) - ROUND).clamp(SMALLEST_CODE, LARGEST);
-        (value - code) * (value - code)
-    };
-    for block in blocks {
-        for (sum, &weight) in sums.iter_mut().zip(block) {
-            *sum += square(weight);
-        }
-    }
-    for (sum, &weight) in sums.iter_mut().zip(rest) {
-        *sum += square(weight);
-    }
-    sums.iter().sum()
+    write_factor(panel, column, step.factor);
 }
 
 fn write_factor(panel: &mut [u8], column: usize, factor: f32) {
@@ -349,6 +312,12 @@ pub(crate) struct Quantised {
     pub(crate) int4_to_int8: unsafe fn(&[u8], &mut [u8]),
     /// Multiplies rows of 32 sums by factors of columns. The sums exist.
     pub(crate) scale_columns: unsafe fn(*mut f32, usize, &[f32; PANEL]),
+    /// The step of a column of int8, with the least squared error of what the codes stand for. Tried are 0.80, 0.81 … 1.00 times the
+    /// step with which the weight of the largest magnitude, the first of equals, is the code -128; what is
+    /// cut off counts as an error. Of each the factor is the one that fits its codes best, which is by little another
+    /// number than the step. Squares are summed in f32, in [`LANES`] sums that are then added from the first on, so that
+    /// every instruction set finds the same.
+    pub(crate) step: unsafe fn(&[f32]) -> Step,
     /// The nearest codes to a row over its largest magnitude / 127; zeros behind them.
     pub(crate) quantise: unsafe fn(&[f32], &mut [i8]) -> RowCodes,
     /// The nearest codes of 16 bits to a row over its largest magnitude / 32,639, as high bytes, then low
@@ -377,6 +346,7 @@ macro_rules! instantiate {
             int8_to_f32: codes::int8_to_f32,
             int4_to_int8: codes::int4_to_int8,
             scale_columns: codes::scale_columns,
+            step: codes::step,
             quantise: codes::quantise,
             quantise_wide: codes::quantise_wide,
             finish: codes::finish,
@@ -388,7 +358,7 @@ macro_rules! instantiate {
             // The one thing that every function here asks for: the instruction set.
             #![allow(clippy::missing_safety_doc)]
             use crate::micro::PANEL;
-            use crate::quantised::{IntSums, RowCodes, body};
+            use crate::quantised::{IntSums, RowCodes, Step, body};
 
             $(#[$feature])?
             pub(super) unsafe fn int8_to_bf16(codes: &[u8], out: &mut [u16]) {
@@ -406,6 +376,10 @@ macro_rules! instantiate {
             pub(super) unsafe fn scale_columns(sums: *mut f32, rows: usize, by: &[f32; PANEL]) {
                 // SAFETY: by the caller's word.
                 unsafe { body::scale_columns(sums, rows, by) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn step(weights: &[f32]) -> Step {
+                body::step(weights)
             }
             $(#[$feature])?
             pub(super) unsafe fn quantise(row: &[f32], out: &mut [i8]) -> RowCodes {
@@ -533,6 +507,61 @@ pub(crate) mod body {
             for (sum, by) in sums.iter_mut().zip(by) {
                 *sum *= by;
             }
+        }
+    }
+
+    #[inline(always)]
+    pub(crate) fn step(weights: &[f32]) -> Step {
+        let (factor, inverse) = factors(largest_bits(weights), -SMALLEST_CODE);
+        if inverse == 0.0 {
+            return Step { factor, inverse };
+        }
+        let most = f32::from_bits(largest_bits(weights));
+        let largest = weights.iter().find(|weight| weight.abs() == most);
+        let sign = -1.0f32.copysign(largest.copied().unwrap_or(most));
+        let (mut best, mut least) = (Step { factor, inverse }, f32::INFINITY);
+        for percent in (80..=100).rev() {
+            let share = percent as f32 / 100.0;
+            let inverse = sign * inverse / share;
+            let [squares, products, codes] = sums(weights, inverse);
+            // The best factor of these codes is by `products / codes` larger than the step.
+            let fit = products / codes;
+            let error = share * share * (squares - products * fit);
+            if error < least {
+                least = error;
+                best = Step {
+                    factor: sign * factor * share * (1.0 + fit),
+                    inverse,
+                };
+            }
+        }
+        best
+    }
+
+    /// Of the distances of weights over a step to their codes: the sums of their squares, of their products with the
+    /// codes, and of the codes' squares.
+    #[inline(always)]
+    fn sums(weights: &[f32], inverse: f32) -> [f32; 3] {
+        let (blocks, rest) = weights.as_chunks::<LANES>();
+        let mut sums = [[0.0f32; LANES]; 3];
+        for block in blocks {
+            add(&mut sums, block, inverse);
+        }
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        add(&mut sums, &last, inverse);
+        sums.map(|lanes| lanes.iter().fold(0.0, |sum, lane| sum + lane))
+    }
+
+    #[inline(always)]
+    fn add(sums: &mut [[f32; LANES]; 3], weights: &[f32; LANES], inverse: f32) {
+        for i in 0..LANES {
+            let value = weights[i] * inverse;
+            let code = ((value + ROUND) - ROUND).clamp(SMALLEST_CODE, LARGEST);
+            let distance = value - code;
+            sums[0][i] += distance * distance;
+            sums[1][i] += distance * code;
+            sums[2][i] += code * code;
         }
     }
 

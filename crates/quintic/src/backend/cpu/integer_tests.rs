@@ -158,27 +158,36 @@ impl TakeTensor for Rounded<'_> {
         self.names.insert(name.to_owned(), ());
         let mut values = tensor.to_f32();
         for row in values.chunks_mut(shape[1]) {
-            let largest = *row
-                .iter()
-                .max_by(|a, b| a.abs().total_cmp(&b.abs()))
-                .unwrap();
-            // Of these shares of the step with which the largest is -128, the one with the least squared error.
-            let shares = [
-                1.0, 0.985, 0.97, 0.955, 0.94, 0.925, 0.91, 0.89, 0.87, 0.84, 0.8, 0.75,
-            ];
-            let rounded = |share: f32, value: f32| {
-                let step = -largest / 128.0 * share;
-                step * (value / step).round_ties_even().clamp(-128.0, 127.0)
-            };
-            let error = |share: f32| -> f64 {
-                let square = |&value: &f32| f64::from(value - rounded(share, value)).powi(2);
-                row.iter().map(square).sum()
-            };
-            let best = (shares.into_iter()).min_by(|a, b| error(*a).total_cmp(&error(*b)));
-            let best = best.unwrap();
-            for value in row {
-                *value = rounded(best, *value);
+            let largest = row.iter().fold(0.0f32, |most, &value| {
+                if value.abs() > most.abs() {
+                    value
+                } else {
+                    most
+                }
+            });
+            // Of these shares of the step with which the largest is -128, the one with the least squared error of codes times
+            // the factor that fits them best.
+            let mut best = (f64::INFINITY, Vec::new());
+            for percent in 80..=100 {
+                let step = -largest / 128.0 * (percent as f32 / 100.0);
+                let codes = row.iter().map(|value| (value / step).round_ties_even());
+                let codes: Vec<f64> = codes
+                    .map(|code| f64::from(code.clamp(-128.0, 127.0)))
+                    .collect();
+                let pairs = || row.iter().map(|&value| f64::from(value)).zip(&codes);
+                let factor = pairs().map(|(value, code)| value * code).sum::<f64>()
+                    / codes.iter().map(|code| code * code).sum::<f64>();
+                let error: f64 = pairs()
+                    .map(|(value, code)| (value - factor * code).powi(2))
+                    .sum();
+                if error < best.0 {
+                    best = (
+                        error,
+                        codes.iter().map(|code| (factor * code) as f32).collect(),
+                    );
+                }
             }
+            row.copy_from_slice(&best.1);
         }
         Ok(Tensor::from_f32(name, shape.to_vec(), &values))
     }
