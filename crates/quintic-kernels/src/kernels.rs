@@ -161,7 +161,17 @@ impl Kernels {
         has_product(self.form(precision), storage)
     }
 
-    /// Packs weights, see [`PackedMatrix::pack`].
+    /// Packs `parts` of depth `depth`, panels in parallel. `gain` multiplies each input column.
+    ///
+    /// # Numerics
+    ///
+    /// Weights are rounded once to the storage's type, after the multiplication by the gain in
+    /// f32; a type that holds them exactly changes nothing. What integers round to stands in
+    /// the module `quantised`. The same bits on every machine.
+    ///
+    /// # Panics
+    ///
+    /// If a part's bytes are not `rows * depth` elements, or halves of a gate differ in rows.
     pub fn pack(
         &self,
         parts: Parts<'_>,

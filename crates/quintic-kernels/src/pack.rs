@@ -227,17 +227,7 @@ impl fmt::Debug for PackedMatrix {
 }
 
 impl PackedMatrix {
-    /// Packs `parts` of depth `depth`, panels in parallel. `gain` multiplies each input column.
-    ///
-    /// # Numerics
-    ///
-    /// Weights are rounded once to the storage's type, after the multiplication by the gain in
-    /// f32; a type that holds them exactly changes nothing. What integers round to stands in
-    /// the module `quantised`.
-    ///
-    /// # Panics
-    ///
-    /// If a part's bytes are not `rows * depth` elements, or halves of a gate differ in rows.
+    /// See [`Kernels::pack`](crate::Kernels::pack).
     pub(crate) fn pack(
         pool: &Pool,
         table: &Table,
