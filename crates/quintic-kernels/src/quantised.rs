@@ -59,8 +59,9 @@ const LARGEST_WIDE: f32 = 127.0 * HIGH + 127.0;
 /// What a high byte counts.
 const HIGH: f32 = 256.0;
 
-/// Most depth of a product whose sums are exact in i32: `2^17 * 127 * 128 < 2^31`.
-pub const MAX_INT_DEPTH: usize = 1 << 17;
+/// Most depth of a product whose sums are exact in i32: weights of -128 meet low bytes of -128, and
+/// `(2^17 - 1) * 128 * 128 < 2^31`.
+pub const MAX_INT_DEPTH: usize = (1 << 17) - 1;
 
 /// Columns of half a panel.
 const HALF: usize = PANEL / 2;
