@@ -182,7 +182,9 @@ class TextEncoder(TextMethods):
         self._engine = engine
 
 
-def load(path: str, dtype: str, weights: str | None, keep: tuple[str, ...] | None) -> TextEncoder:
+def load(
+    path: str, dtype: str, weights: str | None = None, keep: tuple[str, ...] | None = None
+) -> TextEncoder:
     """Loads the encoder of a path or repository id for texts alone."""
     from quintic import _arguments
 

@@ -209,11 +209,11 @@ def test_mistakes(folders: dict[str, Path], files: dict[str, Path], tmp_path: Pa
     """None inside, a damaged one, one of another kind; and what is not written out."""
     save_file(load_file(folders["umt5"] / "model.safetensors"), tmp_path / "none.safetensors")
     write_comfy(folders["umt5"], tmp_path / "damaged.safetensors", spiece=b"\xff\xff\xff")
-    write_gguf(folders["t5-gated"], tmp_path / "llama.gguf", model="llama")
+    write_gguf(folders["t5-gated"], tmp_path / "gpt2.gguf", model="gpt2")
     for name, preset, error, message in (
         ("none.safetensors", "wan", InputError, "no tokenizer beside it, and its weights have none inside"),
         ("damaged.safetensors", "wan", TokenizerError, "damaged.safetensors"),
-        ("llama.gguf", "flux", UnsupportedError, "llama.gguf.*found `llama`, expected `t5`"),
+        ("gpt2.gguf", "flux", UnsupportedError, "gpt2.gguf.*found `gpt2`, expected `t5`"),
     ):
         model = quintic.AutoT5Encoder.from_pretrained(tmp_path / name)
         for call in (lambda model=model: model.encode("fox"), lambda model=model: model.encode_for(preset, "fox")):
