@@ -1,68 +1,70 @@
-//! How fast few rows pass over weights: from the second-level cache, where arithmetic is the limit,
-//! and from memory, where reading is. GB/s of weights; the f32 products of a step of a decoder are
-//! limited by the same.
+//! GB/s at which products of few rows read weights that come from memory, as a decoder's do, and GFLOP/s;
+//! first the same from a cache. Compare with the read bandwidth of `quintic bench --machine`.
 //!
-//! `cargo run --release -p quintic-kernels --example few_rows_speed [threads]`
+//! `cargo run --release -p quintic-kernels --example few_rows_speed [threads] [isa] [f32|bf16|f16]`
 
 use std::time::Instant;
 
-use quintic_kernels::{Element, Epilogue, Isa, Kernels, Parts, Plain, Precision, Storage, Stream};
+use quintic_kernels::{Element, Epilogue, Isa, Kernels, Parts, Plain, Precision, Stream};
 
-const DEPTH: usize = 768;
-const REPEATS: usize = 7;
+/// Columns, depth, and how many such matrices are read in turns.
+const MATRICES: [(usize, usize, usize); 4] = [
+    (512, 768, 1),
+    (768, 768, 200),
+    (4096, 768, 40),
+    (768, 2048, 80),
+];
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
 
 fn main() {
-    let threads = std::env::args()
-        .nth(1)
-        .map_or(1, |n| n.parse().expect("a number of threads"));
-    let isa = Isa::choose().expect("QUINTIC_ISA names an instruction set that is there");
-    let kernels = Kernels::new(isa, threads).expect("an available instruction set");
-    println!("{isa}, {threads} threads; GB/s of weights by rows");
-    let mut kinds = Vec::new();
-    for (precision, element) in [
-        (Precision::Bf16, Element::Bf16),
-        (Precision::F32, Element::Bf16),
-        (Precision::F32, Element::F32),
-    ] {
-        kinds.push((precision, element, kernels.storage(precision, element)));
-    }
-    for (precision, storage) in [
-        (Precision::Bf16, Storage::Int8),
-        (Precision::Bf16, Storage::Int4),
-        (Precision::F32, Storage::Int8),
-        (Precision::F32, Storage::Int4),
-        (Precision::F32, Storage::Int8Dynamic),
-        (Precision::F32, Storage::Int8Wide),
-        (Precision::F32, Storage::Int4Wide),
-    ] {
-        kinds.push((precision, Element::Bf16, storage));
-    }
-    for (precision, element, storage) in kinds {
-        for (from, mebibytes) in [("cache ", threads as f64 * 0.375), ("memory", 240.0)] {
-            print!("{precision:?} over {} from {from}:", storage.name());
-            // As many weights as fill so much memory in bf16, whose panels have a size to compare.
-            let columns = (mebibytes * f64::from(1 << 20)) as usize / (DEPTH * element.size());
-            let bytes = vec![0u8; columns * DEPTH * element.size()];
+    let argument = |n| std::env::args().nth(n);
+    let threads = argument(1).map_or(2, |n| n.parse().expect("a number of threads"));
+    let isa_wanted = argument(2);
+    let element = match argument(3).as_deref() {
+        None | Some("bf16") => Element::Bf16,
+        Some("f16") => Element::F16,
+        Some("f32") => Element::F32,
+        Some(other) => panic!("{other} is not f32, bf16 or f16"),
+    };
+    for isa in Isa::available() {
+        let name = isa.to_string();
+        if isa_wanted.as_ref().is_some_and(|wanted| *wanted != name) {
+            continue;
+        }
+        let kernels = Kernels::new(isa, threads).expect("an available instruction set");
+        let storage = kernels.storage(Precision::F32, element);
+        for (columns, depth, copies) in MATRICES {
+            let n_bytes = columns * depth * element.size();
+            let bytes = vec![0u8; n_bytes];
             let plain = [Plain {
                 element,
                 bytes: &bytes,
                 rows: columns,
             }];
-            let w = kernels.pack(Parts::Stacked(&plain), DEPTH, storage, None);
-            for rows in [1, 2, 3, 4, 5, 6, 8, 10, 12, 13, 14, 16, 28] {
-                let x = kernels.operand(precision, rows, DEPTH);
+            let pack = |_| kernels.pack(Parts::Stacked(&plain), depth, storage, None);
+            let weights: Vec<_> = (0..copies).map(pack).collect();
+            print!("{isa:>10} {copies:>3} x {columns} x {depth} {storage:?}:");
+            for rows in [1, 2, 4, 6, 8, 10, 13, 16, 32] {
+                let x = kernels.operand(Precision::F32, rows, depth);
                 let mut out = Stream::zeroed(rows, columns);
-                let n_bytes = w.shape().n_bytes() as f64;
-                let runs = (100e6 / n_bytes).ceil() as usize;
-                let mut best = f64::INFINITY;
-                for _ in 0..REPEATS {
+                let passes = if copies == 1 { 100 } else { 1 };
+                let run = |_| {
                     let started = Instant::now();
-                    for _ in 0..runs {
-                        kernels.linear(&x, &w, Epilogue::Scale(1.0, &mut out));
+                    for _ in 0..passes {
+                        for w in &weights {
+                            kernels.linear(&x, w, Epilogue::Add(&mut out));
+                        }
                     }
-                    best = best.min(started.elapsed().as_secs_f64() / runs as f64);
-                }
-                print!(" {rows}: {:.1}", n_bytes / best / 1e9);
+                    started.elapsed().as_secs_f64()
+                };
+                let read = (n_bytes * copies * passes) as f64 / 1e9;
+                let rate = read / median((0..12).map(run).collect());
+                let flops = 2.0 * rows as f64 / element.size() as f64;
+                print!("  {rows}: {rate:.1} ({:.0})", rate * flops);
             }
             println!();
         }

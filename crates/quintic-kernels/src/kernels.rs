@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 
+use crate::arena::Arena;
 use crate::memory::{Buffer, Shared};
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Parts, Storage};
@@ -19,6 +20,8 @@ pub struct Kernels {
     pub(crate) pool: Pool,
     /// One for each thread.
     pub(crate) scratch: Vec<Mutex<Scratch>>,
+    /// Memory of packed weights.
+    arena: Arena,
 }
 
 /// Type that products are computed for.
@@ -115,6 +118,7 @@ impl Kernels {
             table,
             scratch: (0..pool.threads()).map(|_| Mutex::default()).collect(),
             pool,
+            arena: Arena::default(),
         })
     }
 
@@ -179,7 +183,8 @@ impl Kernels {
         storage: Storage,
         gain: Option<&[f32]>,
     ) -> PackedMatrix {
-        PackedMatrix::pack(&self.pool, &self.table, parts, depth, storage, gain)
+        let memory = |n_bytes| self.arena.zeroed(n_bytes);
+        PackedMatrix::pack(&self.pool, &self.table, memory, parts, depth, storage, gain)
     }
 
     /// An operand of zeros.

@@ -9,6 +9,7 @@
 //! the machine can do at most.
 
 mod activation;
+mod arena;
 mod attention;
 #[cfg(test)]
 mod attention_tests;

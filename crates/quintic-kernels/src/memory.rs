@@ -1,23 +1,28 @@
-//! Zeroed, aligned memory, on huge pages where there is much of it.
+//! Zeroed, aligned memory.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
+
+use crate::arena::Slab;
 
 /// Alignment of every buffer: a cache line, which is also the widest vector.
 pub const ALIGNMENT: usize = 64;
 
-/// From this size on a buffer asks for huge pages. Reading 2 GiB of weights from pages of
-/// 4 KiB is a fifth to a third slower: the page walks limit it.
-const HUGE: usize = 2 << 20;
-
 /// Bytes that start out as zeros, aligned to [`ALIGNMENT`].
-///
-/// Large ones are aligned to 2 MiB and marked for huge pages; pages get their place in memory
-/// from the thread that first writes to them.
 #[derive(Debug)]
 pub struct Buffer {
     start: NonNull<u8>,
-    layout: Layout,
+    n_bytes: usize,
+    owner: Owner,
+}
+
+/// Who gives the memory back.
+#[derive(Debug)]
+enum Owner {
+    Allocator(Layout),
+    /// The last buffer of a slab.
+    Slab(#[allow(dead_code)] Arc<Slab>),
 }
 
 // SAFETY: the buffer owns its bytes, as a `Box<[u8]>` would.
@@ -26,35 +31,55 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// `n_bytes` zeros.
+    /// `n_bytes` zeros from the allocator, for what lives as long as an operation or a few: the memory
+    /// that the one before gave back is still in a cache. What stays is better off in an
+    /// [`Arena`](crate::arena::Arena).
     ///
     /// # Panics
     ///
     /// If the size does not fit into `isize`. Running out of memory ends the process, as it
     /// does for a `Vec`.
-    #[allow(clippy::expect_used)]
     pub fn zeroed(n_bytes: usize) -> Self {
-        let alignment = if n_bytes >= HUGE { HUGE } else { ALIGNMENT };
-        let size = n_bytes.max(1).next_multiple_of(alignment);
-        let layout = Layout::from_size_align(size, alignment).expect("a size in bytes");
+        let layout = Self::layout(n_bytes);
         // SAFETY: the size is not zero.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else {
             handle_alloc_error(layout)
         };
-        #[cfg(target_os = "linux")]
-        if n_bytes >= HUGE {
-            // Refusal costs speed only.
-            // SAFETY: the range is whole pages that this buffer owns.
-            unsafe { libc::madvise(start.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
+        Buffer {
+            start,
+            n_bytes: layout.size(),
+            owner: Owner::Allocator(layout),
         }
-        Buffer { start, layout }
+    }
+
+    /// Part of a slab.
+    ///
+    /// # Safety
+    ///
+    /// `n_bytes` from `start` on are zeros inside the slab, aligned to [`ALIGNMENT`], that nobody else uses.
+    pub(crate) unsafe fn of_slab(slab: Arc<Slab>, start: NonNull<u8>, n_bytes: usize) -> Self {
+        Buffer {
+            start,
+            n_bytes,
+            owner: Owner::Slab(slab),
+        }
+    }
+
+    /// At least `n_bytes`, in whole lines.
+    #[allow(clippy::expect_used)]
+    pub(crate) fn layout(n_bytes: usize) -> Layout {
+        n_bytes
+            .max(1)
+            .checked_next_multiple_of(ALIGNMENT)
+            .and_then(|size| Layout::from_size_align(size, ALIGNMENT).ok())
+            .expect("a size in bytes")
     }
 
     /// The bytes, rounded up from what was asked for.
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: allocated with this size, initialised with zeros.
-        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
+        // SAFETY: so many bytes from here are the buffer's, initialised with zeros.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.n_bytes) }
     }
 
     /// The first byte. Writing through it is sound for whoever has the only access to what is
@@ -71,8 +96,10 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // SAFETY: allocated by `alloc_zeroed` with this layout.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        if let Owner::Allocator(layout) = self.owner {
+            // SAFETY: allocated by `alloc_zeroed` with this layout.
+            unsafe { dealloc(self.start.as_ptr(), layout) }
+        }
     }
 }
 
@@ -125,7 +152,7 @@ mod tests {
 
     #[test]
     fn buffers_are_zeroed_and_aligned() {
-        for n_bytes in [0, 1, 63, 64, 65, HUGE - 1, HUGE, HUGE + 1] {
+        for n_bytes in [0, 1, 63, 64, 65, 4097, 3 << 20] {
             let mut buffer = Buffer::zeroed(n_bytes);
             assert!(buffer.bytes().len() >= n_bytes);
             assert!(buffer.bytes().iter().all(|&byte| byte == 0));

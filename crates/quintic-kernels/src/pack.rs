@@ -231,6 +231,7 @@ impl PackedMatrix {
     pub(crate) fn pack(
         pool: &Pool,
         table: &Table,
+        zeroed: impl FnOnce(usize) -> Buffer,
         parts: Parts<'_>,
         depth: usize,
         storage: Storage,
@@ -254,7 +255,7 @@ impl PackedMatrix {
             depth,
             gated,
         };
-        let mut memory = Buffer::zeroed(shape.n_bytes());
+        let mut memory = zeroed(shape.n_bytes());
         let start = Shared::new(memory.as_mut_ptr());
         let panel_bytes = storage.panel_bytes(depth);
         pool.run(shape.panels(), |panel, _| {
