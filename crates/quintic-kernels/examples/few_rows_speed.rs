@@ -48,7 +48,9 @@ fn main() {
             let pack = |_| kernels.pack(Parts::Stacked(&plain), depth, storage, None);
             let weights: Vec<_> = (0..copies).map(pack).collect();
             print!("{isa:>10} {copies:>3} x {columns} x {depth} {storage:?}:");
-            for rows in [1, 2, 4, 6, 8, 10, 13, 16, 32] {
+            for rows in [
+                1, 2, 4, 6, 8, 10, 13, 16, 20, 26, 32, 39, 48, 52, 64, 100, 128,
+            ] {
                 let x = kernels.operand(Precision::F32, rows, depth);
                 let mut out = Stream::zeroed(rows, columns);
                 let passes = if copies == 1 { 100 } else { 1 };

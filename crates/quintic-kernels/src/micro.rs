@@ -77,6 +77,8 @@ pub(crate) struct MicroF32 {
 pub(crate) struct NarrowF32 {
     /// Most rows of a block.
     pub(crate) max_rows: usize,
+    /// Most rows of a product that is worth widening its weights anew for each block.
+    pub(crate) worth_rows: usize,
     /// Weights in bf16; the depth is a whole number of chunks.
     ///
     /// # Safety

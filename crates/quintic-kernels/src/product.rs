@@ -421,21 +421,23 @@ impl Plan<'_> {
         if unsafe { self.few_f32(block) } {
             return;
         }
-        if let Some(micro) = self.narrow(block) {
-            // SAFETY: rows and `k` are inside the operand and the panel, rows inside the tile of
-            // sums; so few rows are one call's.
-            unsafe {
-                micro(&F32Block {
-                    a: (self.x.as_f32()).add(self.x.stride.at(block.first_row, 0) + block.k),
-                    a_row: self.x.stride.row,
-                    b: panel.as_ptr().cast::<u16>().add(block.k * PANEL),
-                    depth: block.step,
-                    c: block.sums,
-                    c_row: PANEL,
-                    rows: block.rows,
-                    accumulate: block.k > 0,
-                });
-                self.finish(block, 0);
+        if let Some((micro, rows_of_call)) = self.narrow(block) {
+            for row in (0..block.rows).step_by(rows_of_call) {
+                let at = self.x.stride.at(block.first_row + row, 0) + block.k;
+                // SAFETY: rows and `k` are inside the operand and the panel, rows inside the tile of sums.
+                unsafe {
+                    micro(&F32Block {
+                        a: self.x.as_f32().add(at),
+                        a_row: self.x.stride.row,
+                        b: panel.as_ptr().cast::<u16>().add(block.k * PANEL),
+                        depth: block.step,
+                        c: block.sums.add(row * PANEL),
+                        c_row: PANEL,
+                        rows: rows_of_call.min(block.rows - row),
+                        accumulate: block.k > 0,
+                    });
+                    self.finish(block, row, rows_of_call);
+                }
             }
             return;
         }
@@ -468,8 +470,9 @@ impl Plan<'_> {
                 }
             }
         };
+        let rows_of_call = evenly(block.rows, self.micro_rows);
         let mut next = self.next_block(block);
-        for row in (0..block.rows).step_by(self.micro_rows) {
+        for row in (0..block.rows).step_by(rows_of_call) {
             next.fetch();
             let at = self.x.stride.at(block.first_row + row, 0) + block.k;
             // SAFETY: rows and `k` are inside the operand, rows inside the tile of sums.
@@ -481,10 +484,10 @@ impl Plan<'_> {
                     depth: block.step,
                     c: block.sums.add(row * PANEL),
                     c_row: PANEL,
-                    rows: self.micro_rows.min(block.rows - row),
+                    rows: rows_of_call.min(block.rows - row),
                     accumulate: block.k > 0,
                 });
-                self.finish(block, row);
+                self.finish(block, row, rows_of_call);
             }
         }
     }
@@ -544,7 +547,7 @@ impl Plan<'_> {
                 }
             }
             // SAFETY: by the caller's word.
-            unsafe { self.finish(block, row) };
+            unsafe { self.finish(block, row, self.micro_rows) };
         }
     }
 }
@@ -594,15 +597,16 @@ impl Plan<'_> {
         }
     }
 
-    /// What multiplies a block of few rows with narrow weights.
-    fn narrow(&self, block: &BlockOf<'_>) -> Option<unsafe fn(&F32Block<u16>)> {
+    /// What multiplies a block of few rows with narrow weights, and how many of them at a time.
+    fn narrow(&self, block: &BlockOf<'_>) -> Option<(unsafe fn(&F32Block<u16>), usize)> {
         let narrow = self.table.f32.narrow?;
         let micro = match self.w.shape().storage {
             Storage::Bf16 if block.step.is_multiple_of(CHUNK) => narrow.bf16,
             Storage::F16 => narrow.f16,
             _ => return None,
         };
-        (block.rows <= narrow.max_rows.min(self.micro_rows)).then_some(micro)
+        let rows_of_call = evenly(block.rows, narrow.max_rows);
+        (block.rows <= narrow.worth_rows).then_some((micro, rows_of_call))
     }
 
     /// Hands the sums of some rows on while they are in the nearest cache.
@@ -610,10 +614,10 @@ impl Plan<'_> {
     /// # Safety
     ///
     /// As [`Plan::run`].
-    unsafe fn finish(&self, block: &BlockOf<'_>, row: usize) {
+    unsafe fn finish(&self, block: &BlockOf<'_>, row: usize, rows: usize) {
         let Some(finish) = block.finish else { return };
         let shape = self.w.shape();
-        let rows = self.micro_rows.min(block.rows - row);
+        let rows = rows.min(block.rows - row);
         // SAFETY: by the caller's word; the row is inside the tile of sums.
         unsafe {
             let sums = block.sums.add(row * PANEL);
@@ -647,6 +651,12 @@ impl Plan<'_> {
         let start = bytes_to(block.next.1).min(panel.len());
         Ahead::of(&panel[start..], bytes_to(block.step), calls)
     }
+}
+
+/// How many of `rows` a call takes, of which it can take `most`. Equal parts: a call of one or two rows
+/// has so few sums that each multiply-add waits for the one before.
+fn evenly(rows: usize, most: usize) -> usize {
+    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
 /// From so many calls on a block of weights is fetched while the one before is multiplied.

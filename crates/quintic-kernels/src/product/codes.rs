@@ -101,7 +101,7 @@ impl Plan<'_> {
                 rows: block.rows,
                 accumulate: block.k > 0,
             });
-            self.finish(block, 0);
+            self.finish(block, 0, block.rows);
         }
         true
     }
@@ -130,7 +130,7 @@ impl Plan<'_> {
                 rows: block.rows,
                 accumulate: block.k > 0,
             });
-            self.finish(block, 0);
+            self.finish(block, 0, block.rows);
         }
         true
     }

@@ -14,8 +14,9 @@ pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
     run: run_f32,
     narrow: Some(NarrowF32 {
         max_rows: IN_ORDER,
+        worth_rows: 128,
         bf16: run_f32_over_bf16::<true>,
-        f16: run_f32_over_f16,
+        f16: run_f32_over_f16::<true>,
     }),
 };
 
@@ -23,8 +24,9 @@ pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
 pub(crate) const MICRO_F32_UNFETCHED: MicroF32 = MicroF32 {
     narrow: Some(NarrowF32 {
         max_rows: IN_ORDER,
+        worth_rows: 2 * IN_ORDER,
         bf16: run_f32_over_bf16::<false>,
-        f16: run_f32_over_f16,
+        f16: run_f32_over_f16::<false>,
     }),
     ..MICRO_F32
 };
@@ -139,9 +141,9 @@ unsafe fn run_f32_over_bf16<const FETCHES: bool>(block: &F32Block<u16>) {
 ///
 /// As [`NarrowF32::f16`]; needs AVX-512 F.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn run_f32_over_f16(block: &F32Block<u16>) {
+unsafe fn run_f32_over_f16<const FETCHES: bool>(block: &F32Block<u16>) {
     // SAFETY: by the caller's word.
-    unsafe { by_rows!(f32_rows_over_f16, block, 1 2 3 4 5 6 7 8 9 10 11 12 13) }
+    unsafe { by_rows!(f32_rows_over_f16 FETCHES, block, 1 2 3 4 5 6 7 8 9 10 11 12 13) }
 }
 
 /// # Safety
@@ -176,15 +178,23 @@ unsafe fn f32_rows<const ROWS: usize>(block: &F32Block) {
     }
 }
 
+/// Asks for the line that comes [`FAR`] after `b`, and again for the one that comes [`NEAR`] after it.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn fetch(b: *const u16) {
+    // SAFETY: a prefetch reads nothing that could be seen, whatever the address.
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(b.wrapping_add(FAR).cast());
+        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(NEAR).cast());
+    }
+}
+
 /// One half of a chunk's columns: first the even `k` of a pair, then the odd one.
 macro_rules! in_order_f32 {
     ($sums:ident, $half:literal, $a:ident, $b:expr, $block:ident) => {
         for pair in 0..CHUNK / 2 {
             if FETCHES {
-                let far = $b.wrapping_add(pair * 32 + FAR);
-                let near = $b.wrapping_add(pair * 32 + NEAR);
-                _mm_prefetch::<_MM_HINT_T1>(far.cast());
-                _mm_prefetch::<_MM_HINT_T0>(near.cast());
+                fetch($b.add(pair * 32));
             }
             let pairs = _mm512_loadu_si512($b.add(pair * 32).cast());
             let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs));
@@ -253,12 +263,15 @@ unsafe fn f32_rows_over_bf16<const ROWS: usize, const FETCHES: bool>(block: &F32
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn f32_rows_over_f16<const ROWS: usize>(block: &F32Block<u16>) {
+unsafe fn f32_rows_over_f16<const ROWS: usize, const FETCHES: bool>(block: &F32Block<u16>) {
     // SAFETY: rows and depth are inside what the caller has allocated.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
         let (mut a, mut b) = (block.a, block.b);
         for _ in 0..block.depth {
+            if FETCHES {
+                fetch(b);
+            }
             let half = |at: *const u16| _mm512_cvtph_ps(_mm256_loadu_si256(at.cast()));
             let columns = [half(b), half(b.add(16))];
             for (row, sums) in sums.iter_mut().enumerate() {
