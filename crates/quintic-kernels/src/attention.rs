@@ -15,7 +15,7 @@ use std::ops::Range;
 pub use inputs::{Attention, KeysValues};
 
 use crate::Kernels;
-use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
+use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
 use crate::rowwise::Pairs;
@@ -546,15 +546,17 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     (0, _) => {
                         let micro = self.kernels.table.f32;
                         for query in (0..n).step_by(micro.max_rows) {
+                            let b = memory.add(self.room.keys + (first + panel) * PANEL * d_kv);
                             (micro.run)(&F32Block {
                                 a: memory.add(self.room.queries + query * query_row),
                                 a_row: query_row,
-                                b: memory.add(self.room.keys + (first + panel) * PANEL * d_kv),
+                                b,
                                 depth: d_kv,
                                 c: c.add(query * score_row),
                                 c_row: score_row,
                                 rows: micro.max_rows.min(n - query),
                                 accumulate: false,
+                                fetch: Fetch::along(b),
                             });
                         }
                     }
@@ -629,15 +631,17 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     (0, _) => {
                         let micro = self.kernels.table.f32;
                         for query in (0..n).step_by(micro.max_rows) {
+                            let b = memory.add(self.room.values + (panel * all + first) * PANEL);
                             (micro.run)(&F32Block {
                                 a: memory.add(self.room.scores + query * row),
                                 a_row: row,
-                                b: memory.add(self.room.values + (panel * all + first) * PANEL),
+                                b,
                                 depth: keys.len(),
                                 c: c.add(query * PANEL),
                                 c_row: PANEL,
                                 rows: micro.max_rows.min(n - query),
                                 accumulate: !is_first,
+                                fetch: Fetch::along(b),
                             });
                         }
                     }

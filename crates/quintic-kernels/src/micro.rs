@@ -28,6 +28,42 @@ pub(crate) struct F32Block<T = f32> {
     /// Whether the product is added to `c`; otherwise it replaces what is there. The product
     /// is summed by itself from zero, then added once.
     pub(crate) accumulate: bool,
+    pub(crate) fetch: Fetch,
+}
+
+/// Lines that a product asks for while it multiplies, two for every `k`. A kernel need not, and those over
+/// weights of 16 bits see to it by themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fetch {
+    /// Any address will do: one that is not mapped does nothing.
+    pub(crate) at: *const u8,
+    /// Bytes from the first of two lines to the first of the next two.
+    pub(crate) step: usize,
+}
+
+impl Fetch {
+    /// How many bytes ahead of their use weights are asked for, if one call is all that reads them: they
+    /// come from memory at the rate at which they are multiplied, and the hardware's own prefetching
+    /// stops at every page.
+    const AHEAD: usize = 4096;
+
+    /// What will be read next by a call that reads from `b` on.
+    pub(crate) fn along<T>(b: *const T) -> Self {
+        Fetch {
+            at: b.cast::<u8>().wrapping_add(Self::AHEAD),
+            step: 128,
+        }
+    }
+
+    /// The part of call `number` in fetching `n_bytes` at `next` during `calls` calls, two or more, so that
+    /// memory does not rest from the second on.
+    pub(crate) fn part(next: *const u8, n_bytes: usize, number: usize, calls: usize) -> Self {
+        let lines = n_bytes.div_ceil(64).div_ceil(calls);
+        Fetch {
+            at: next.wrapping_add(number * lines * 64),
+            step: 64,
+        }
+    }
 }
 
 /// `c[rows, 32] (+)= a[rows, 32 * chunks] b[32 * chunks, 32]`, factors bf16, sums f32.
@@ -215,6 +251,7 @@ mod tests {
                             c_row,
                             rows,
                             accumulate,
+                            fetch: Fetch::along(b.as_ptr()),
                         };
                         // SAFETY: everything was allocated; the instruction set is there.
                         unsafe {
@@ -271,6 +308,7 @@ mod tests {
                             c_row,
                             rows,
                             accumulate,
+                            fetch: Fetch::along(b.as_ptr()),
                         };
                         // SAFETY: everything was allocated; the instruction set is there.
                         unsafe {
@@ -290,6 +328,7 @@ mod tests {
                                     c_row,
                                     rows: micro.max_rows.min(rows - first),
                                     accumulate,
+                                    fetch: Fetch::along(wide.as_ptr()),
                                 });
                             }
                         }

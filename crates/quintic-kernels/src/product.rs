@@ -12,7 +12,7 @@ mod codes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::{Buffer, Shared};
-use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
+use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, PANEL};
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Storage};
 use crate::pool::Pool;
@@ -422,6 +422,8 @@ impl Plan<'_> {
             return;
         }
         if let Some((micro, rows_of_call)) = self.narrow(block) {
+            let b = panel.as_ptr().cast::<u16>();
+            let b = b.wrapping_add(block.k * PANEL);
             for row in (0..block.rows).step_by(rows_of_call) {
                 let at = self.x.stride.at(block.first_row + row, 0) + block.k;
                 // SAFETY: rows and `k` are inside the operand and the panel, rows inside the tile of sums.
@@ -429,12 +431,13 @@ impl Plan<'_> {
                     micro(&F32Block {
                         a: self.x.as_f32().add(at),
                         a_row: self.x.stride.row,
-                        b: panel.as_ptr().cast::<u16>().add(block.k * PANEL),
+                        b,
                         depth: block.step,
                         c: block.sums.add(row * PANEL),
                         c_row: PANEL,
                         rows: rows_of_call.min(block.rows - row),
                         accumulate: block.k > 0,
+                        fetch: Fetch::along(b),
                     });
                     self.finish(block, row, rows_of_call);
                 }
@@ -471,9 +474,11 @@ impl Plan<'_> {
             }
         };
         let rows_of_call = evenly(block.rows, self.micro_rows);
-        let mut next = self.next_block(block);
-        for row in (0..block.rows).step_by(rows_of_call) {
-            next.fetch();
+        let calls = block.rows.div_ceil(rows_of_call);
+        let next = self.next_bytes(block);
+        let mut ahead = Ahead::of(next, calls);
+        for (call, row) in (0..block.rows).step_by(rows_of_call).enumerate() {
+            ahead.fetch();
             let at = self.x.stride.at(block.first_row + row, 0) + block.k;
             // SAFETY: rows and `k` are inside the operand, rows inside the tile of sums.
             unsafe {
@@ -486,6 +491,7 @@ impl Plan<'_> {
                     c_row: PANEL,
                     rows: rows_of_call.min(block.rows - row),
                     accumulate: block.k > 0,
+                    fetch: fetch(b, next, call, calls),
                 });
                 self.finish(block, row, rows_of_call);
             }
@@ -515,9 +521,10 @@ impl Plan<'_> {
                 _ => None,
             }
         };
-        let mut next = self.next_block(block);
+        let calls = block.rows.div_ceil(self.micro_rows);
+        let mut ahead = Ahead::of(self.next_bytes(block), calls);
         for row in (0..block.rows).step_by(self.micro_rows) {
-            next.fetch();
+            ahead.fetch();
             for (term, &(x_plane, w_plane)) in planes.iter().enumerate() {
                 let at = self.x.stride.at(block.first_row + row, block.k);
                 // SAFETY: `k` is inside the panel; planes are inside the room for expanded ones.
@@ -598,7 +605,7 @@ impl Plan<'_> {
     }
 
     /// What multiplies a block of few rows with narrow weights, and how many of them at a time.
-    fn narrow(&self, block: &BlockOf<'_>) -> Option<(unsafe fn(&F32Block<u16>), usize)> {
+    fn narrow(&self, block: &BlockOf<'_>) -> Option<(RunNarrow, usize)> {
         let narrow = self.table.f32.narrow?;
         let micro = match self.w.shape().storage {
             Storage::Bf16 if block.step.is_multiple_of(CHUNK) => narrow.bf16,
@@ -635,12 +642,11 @@ impl Plan<'_> {
         }
     }
 
-    /// The weights of the next block, to be fetched bit by bit while this one is multiplied.
-    fn next_block(&self, block: &BlockOf<'_>) -> Ahead {
+    /// The weights of the next block, as they stand in memory; none if they are not packed.
+    fn next_bytes(&self, block: &BlockOf<'_>) -> &[u8] {
         let shape = self.w.shape();
-        let calls = block.rows.div_ceil(self.micro_rows);
         if block.next.0 >= shape.panels() || self.w.rows().is_some() {
-            return Ahead::nothing();
+            return &[];
         }
         let panel = self.w.panel(block.next.0, 0);
         let row_bytes = PANEL * if shape.storage == Storage::F32 { 4 } else { 2 };
@@ -649,9 +655,12 @@ impl Plan<'_> {
             false => k * row_bytes,
         };
         let start = bytes_to(block.next.1).min(panel.len());
-        Ahead::of(&panel[start..], bytes_to(block.step), calls)
+        let end = (start + bytes_to(block.step)).min(panel.len());
+        &panel[start..end]
     }
 }
+
+type RunNarrow = unsafe fn(&F32Block<u16>);
 
 /// How many of `rows` a call takes, of which it can take `most`. Equal parts: a call of one or two rows
 /// has so few sums that each multiply-add waits for the one before.
@@ -659,9 +668,17 @@ fn evenly(rows: usize, most: usize) -> usize {
     rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
 }
 
-/// From so many calls on a block of weights is fetched while the one before is multiplied.
-/// With fewer, each call would ask for more lines at once than a core can wait for; then the
-/// innermost product fetches what it is about to read.
+/// What call number `call` of `calls` that read a block from `b` on asks for.
+fn fetch<T>(b: *const T, next: &[u8], call: usize, calls: usize) -> Fetch {
+    match calls {
+        // What follows in memory is what is read next.
+        1 => Fetch::along(b),
+        _ => Fetch::part(next.as_ptr(), next.len(), call, calls),
+    }
+}
+
+/// From so many calls on a block of weights is fetched between those of the one before. With fewer, each
+/// would ask for more lines at once than a core can wait for; then the innermost product fetches them.
 const FETCH_CALLS: usize = 6;
 
 /// Lines of memory that will be read soon.
@@ -672,24 +689,16 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// The first `n_bytes`, or as many as there are, over so many calls.
-    fn of(bytes: &[u8], n_bytes: usize, calls: usize) -> Self {
-        if calls < FETCH_CALLS {
-            return Ahead::nothing();
-        }
-        let lines = n_bytes.min(bytes.len()).div_ceil(64);
+    /// These bytes, over so many calls.
+    fn of(bytes: &[u8], calls: usize) -> Self {
+        let lines = match calls < FETCH_CALLS {
+            true => 0,
+            false => bytes.len().div_ceil(64),
+        };
         Ahead {
             at: bytes.as_ptr(),
             lines,
-            a_call: lines.div_ceil(calls),
-        }
-    }
-
-    fn nothing() -> Self {
-        Ahead {
-            at: std::ptr::null(),
-            lines: 0,
-            a_call: 0,
+            a_call: lines.div_ceil(calls.max(1)),
         }
     }
 

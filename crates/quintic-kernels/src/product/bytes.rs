@@ -298,10 +298,11 @@ impl Plan<'_> {
     fn ahead(&self, (panel, k): (usize, usize), step: usize, rows: usize) -> Ahead {
         let calls = rows.div_ceil(self.micro_rows);
         if panel >= self.w.shape().panels() {
-            return Ahead::nothing();
+            return Ahead::of(&[], calls);
         }
         let (bytes, storage) = (self.w.panel(panel, 0), self.w.shape().storage);
         let first = storage.codes_bytes(k).min(bytes.len());
-        Ahead::of(&bytes[first..], storage.codes_bytes(step), calls)
+        let end = (first + storage.codes_bytes(step)).min(bytes.len());
+        Ahead::of(&bytes[first..end], calls)
     }
 }

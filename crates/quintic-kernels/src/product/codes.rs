@@ -5,7 +5,7 @@
 //! [`Plan::finish`].
 
 use super::{BF16_DEPTH, BlockOf, F32_DEPTH, Plan};
-use crate::micro::{Bf16Block, CHUNK, F32Block, PANEL};
+use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, PANEL};
 use crate::pack::Storage;
 use crate::quantised::{self, FewRows, INT8_CHUNK};
 
@@ -100,6 +100,7 @@ impl Plan<'_> {
                 c_row: PANEL,
                 rows: block.rows,
                 accumulate: block.k > 0,
+                fetch: Fetch::along(self.codes(block).as_ptr()),
             });
             self.finish(block, 0, block.rows);
         }

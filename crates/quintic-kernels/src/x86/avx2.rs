@@ -69,7 +69,13 @@ unsafe fn rows<const ROWS: usize>(block: &F32Block) {
         unsafe {
             let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
             let (mut a, mut b) = (block.a, block.b.add(half * 16));
+            let mut ahead = block.fetch.at;
             for _ in 0..block.depth {
+                if half == 0 {
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add(64).cast());
+                    ahead = ahead.wrapping_add(block.fetch.step);
+                }
                 let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let value = _mm256_set1_ps(*a.add(row * block.a_row));
