@@ -12,7 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from quintic import _outputs
-from quintic._models import EncoderModel, _Absent, _hf_class, _torch_module, load
+from quintic._installed import Absent, hf_class, torch_module
+from quintic._loading import load
+from quintic._models import EncoderModel
 from quintic._quintic import Encoder
 from quintic.errors import UnsupportedError
 
@@ -108,8 +110,8 @@ def build(name: str) -> type[EncoderModel]:
         "_keep_in_fp32_modules": frozenset(),
         "_keep_in_fp32_modules_strict": frozenset(),
     }
-    base = _hf_class(hf_name) or _torch_module()
-    if base is _Absent:
+    base = hf_class(hf_name) or torch_module()
+    if base is Absent:
         namespace["__call__"] = methods.forward
     else:
         bases.append(base)

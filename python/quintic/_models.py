@@ -5,35 +5,23 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 
-from quintic import _arguments, _arrays, _masks, _names, _outputs, _parameters, _weights
+from quintic import _arguments, _arrays, _masks, _outputs, _weights
+from quintic._copies import CopyMethods
+from quintic._installed import empty_tensor, hf_class, torch_module
+from quintic._loading import borrow, choices_of, load
 from quintic._quintic import Encoder
 from quintic._texts import TextMethods
 from quintic.errors import ConfigError, InputError, UnsupportedError
 
-# Fields of a config that decide what is computed.
-SHAPE_FIELDS = (
-    "vocab_size",
-    "d_model",
-    "d_kv",
-    "d_ff",
-    "num_layers",
-    "num_heads",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-    "layer_norm_epsilon",
-    "feed_forward_proj",
-)
-
-
 NO_CACHE = ("use_cache", False)
 
 
-class EncoderModel(TextMethods):
+class EncoderModel(TextMethods, CopyMethods):
     """What all encoder classes share; see :class:`quintic.T5EncoderModel`.
 
     Immutable weights, no gradients. A call computes on the engine's own threads without the
@@ -55,25 +43,25 @@ class EncoderModel(TextMethods):
 
         For weights that mean something: :meth:`from_pretrained` or :meth:`from_hf`.
         """
-        hf_class = _hf_class(self._hf_name)
-        if unexpected or more or config is None or hf_class is None:
+        theirs = hf_class(self._hf_name)
+        if unexpected or more or config is None or theirs is None:
             raise UnsupportedError(
                 f"{type(self).__name__} is made by `from_pretrained` or `from_hf`; from a config alone only where "
                 "transformers is installed"
             )
-        made = type(self).from_hf(hf_class(config))
+        made = type(self).from_hf(theirs(config))
         self._set(made._engine, made._remake, config)
 
     def _set(self, engine: Encoder, remake: Callable[[dict[str, Any]], Encoder], config: Any) -> None:
         """Sets every field. ``remake`` loads the same weights to be computed in another way."""
-        if isinstance(self, _torch_module()):
+        if isinstance(self, torch_module()):
             import torch
 
             torch.nn.Module.__init__(self)
             # Whoever holds the model in a module of its own asks that module's parameters for device
             # and type. This one stands for all, and has no values.
             self._stand_in = torch.nn.Parameter(
-                _nothing(_arrays.LONG_NAMES[engine.dtype], engine.device), requires_grad=False
+                empty_tensor(_arrays.LONG_NAMES[engine.dtype], engine.device), requires_grad=False
             )
         if self._saved_as is not None:
             # Pipelines write down this module and the class's name; what they save can then be
@@ -137,13 +125,13 @@ class EncoderModel(TextMethods):
         ``matmul_precision``, ``fold_norm_gains``, ``weights``, ``keep``, ``backend``,
         ``max_seq_len`` as in :meth:`from_pretrained`.
         """
-        choices = _choices(cls, arguments)
+        choices = choices_of(cls, arguments)
         own_dtype = _arrays.dtype_name(model.dtype)
         computing = _arguments.computing(arguments, own_dtype)
         _arguments.check_rest(arguments)
         config = copy.deepcopy(model.config)
         text = json.dumps({**config.to_dict(), "model_type": config.model_type})
-        tensors = _borrow(model)
+        tensors = borrow(model)
 
         def make(how: dict[str, Any]) -> Encoder:
             return Encoder.from_tensors(text, tensors, how)
@@ -263,10 +251,6 @@ class EncoderModel(TextMethods):
         """A result from host memory, on the model's device if PyTorch's tensors are."""
         return result.to(self._engine.device) if self._on_cuda and _arrays.is_torch(result) else result
 
-    @property
-    def _on_cuda(self) -> bool:
-        return self._engine.device != "cpu"
-
     def _switch(self, name: str, argument: bool | None, default: bool = False) -> bool:
         if argument is not None:
             return bool(argument)
@@ -298,283 +282,6 @@ class EncoderModel(TextMethods):
         # NumPy has no bfloat16.
         return "float32" if dtype == "bfloat16" and not as_torch else dtype
 
-    # Where it is and what it computes in.
-
-    @property
-    def _dtype_name(self) -> str:
-        return _arrays.LONG_NAMES[self._engine.dtype]
-
-    @property
-    def dtype(self) -> Any:
-        """The type that weights are kept in: PyTorch's if it is installed, else NumPy's name."""
-        return self._dtype_name if _torch_module() is _Absent else _arrays.torch_dtype(self._dtype_name)
-
-    @property
-    def device(self) -> Any:
-        """The CPU, or the CUDA device that the weights are on."""
-        if _torch_module() is _Absent:
-            return self._engine.device
-        import torch
-
-        return torch.device(self._engine.device)
-
-    @property
-    def padding(self) -> str:
-        """``compute`` or ``zero``: what stands at padding positions of the result."""
-        return self._padding
-
-    @padding.setter
-    def padding(self, padding: str) -> None:
-        if padding not in _arguments.PADDING:
-            raise InputError(f"`padding` is {padding!r}, expected {' or '.join(map(repr, _arguments.PADDING))}")
-        self._padding = padding
-
-    @property
-    def threads(self) -> int:
-        """Threads that the engine computes on."""
-        return self._engine.threads
-
-    @property
-    def isa(self) -> str | None:
-        """The instruction set of the kernels."""
-        return self._engine.isa
-
-    @property
-    def weights(self) -> str | None:
-        """``int8``, ``int4`` or ``w8a8`` where weights of products are integers, else None."""
-        return _weights.type_of(self._engine)
-
-    @property
-    def keep(self) -> tuple[str, ...]:
-        """Products whose weights :attr:`weights` leaves as they are."""
-        return tuple(self._engine.keep)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What is odd about the model's files."""
-        return self._engine.warnings
-
-    def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Changes the type that is computed in and the device, in place; weights are prepared
-        again from where they came, so that nothing of them is lost on the way to a wider type.
-
-        Devices are the CPU and those of CUDA. If the move fails, the model is what it was.
-        """
-        device, dtype = _parse_to(args, kwargs)
-        return self._recompute(self._dtype_name if dtype is None else dtype, device)
-
-    def _recompute(self, dtype: Any, device: str | None = None) -> Any:
-        name = _arrays.dtype_name(dtype)
-        old = self._engine
-        place = old.device if device is None else _arguments.place(device)
-        if name != self._dtype_name or place != old.device:
-            stays = place == old.device
-            backend = place if place != "cpu" else old.backend if stays else "cpu"
-            self._engine = self._remake(
-                {
-                    "backend": backend,
-                    "dtype": _arrays.DTYPES.get(name, name),
-                    "matmul_precision": None,
-                    "threads": old.threads if stays and backend == "cpu" else _arguments.threads(None, backend),
-                    "fold_norm_gains": old.fold_norm_gains or None,
-                    **_weights.asked_for(old),
-                }
-            )
-            if isinstance(self, _torch_module()):
-                self._stand_in.data = self._stand_in.data.to(device=self.device, dtype=self.dtype)
-        return self
-
-    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
-        """How a module that holds this one moves and casts it."""
-        moved = fn(_nothing(self._dtype_name, self._engine.device))
-        return self.to(moved.device, moved.dtype)
-
-    def cpu(self) -> Any:
-        """As ``to("cpu")``."""
-        return self.to("cpu")
-
-    def cuda(self, device: Any = None) -> Any:
-        """As ``to("cuda")``, or to the device of that number."""
-        return self.to("cuda" if device is None else f"cuda:{device}" if isinstance(device, int) else device)
-
-    def float(self) -> Any:
-        """As ``to(torch.float32)``."""
-        return self._recompute("float32")
-
-    def half(self) -> Any:
-        """As ``to(torch.float16)``."""
-        return self._recompute("float16")
-
-    def bfloat16(self) -> Any:
-        """As ``to(torch.bfloat16)``."""
-        return self._recompute("bfloat16")
-
-    def double(self) -> Any:
-        """Refused: there is no float64."""
-        return self._recompute("float64")
-
-    def type(self, dst_type: Any) -> Any:
-        """As ``to(dst_type)``."""
-        return self._recompute(dst_type)
-
-    def eval(self) -> Any:
-        """The model, which knows nothing else: there is no dropout."""
-        return self
-
-    def train(self, mode: bool = True) -> Any:
-        """Refuses training; ``train(False)`` is :meth:`eval`."""
-        if mode:
-            raise UnsupportedError("there are no gradients and no dropout here: train with transformers")
-        return self
-
-    def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """Refuses gradients; ``requires_grad_(False)`` is how things are."""
-        if requires_grad:
-            raise UnsupportedError("there are no gradients here: train with transformers")
-        return self
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Does nothing: there are no gradients."""
-
-    def set_attn_implementation(self, attn_implementation: str) -> None:
-        """Notes the name in the config: all of transformers' implementations give the same numbers,
-        and here one fused kernel computes them.
-        """
-        if attn_implementation not in _arguments.ATTENTION:
-            raise InputError(
-                f'Specified `attn_implementation="{attn_implementation}"` is not supported, expected one of '
-                f"{', '.join(_arguments.ATTENTION)}"
-            )
-        self.config._attn_implementation = attn_implementation
-
-    def compile(self, *args: Any, **kwargs: Any) -> Any:
-        """The model: its kernels were compiled before it was installed."""
-        return self
-
-    # What it is made of.
-
-    def state_dict(self, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
-        """Weights under Hugging Face's names, in :attr:`dtype`: copies, read from where they
-        came."""
-        from collections import OrderedDict
-
-        state = OrderedDict() if destination is None else destination
-        for name, tensor in _parameters.tensors(self._engine, self._dtype_name):
-            state[prefix + name] = tensor
-            if name == _names.EMBEDDING:
-                state[prefix + _names.TIED_EMBEDDING] = tensor
-        return state
-
-    def named_parameters(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, Any]]:
-        """Names and parameters: copies without gradients, made one at a time."""
-        from torch.nn import Parameter
-
-        dot = "." if prefix else ""
-        for name, tensor in _parameters.tensors(self._engine, self._dtype_name):
-            parameter = Parameter(tensor, requires_grad=False)
-            yield prefix + dot + name, parameter
-            if name == _names.EMBEDDING and not remove_duplicate:
-                yield prefix + dot + _names.TIED_EMBEDDING, parameter
-
-    def parameters(self, recurse: bool = True) -> Iterator[Any]:
-        """Parameters: copies without gradients, made one at a time."""
-        for _, parameter in self.named_parameters(recurse=recurse):
-            yield parameter
-
-    def num_parameters(self, only_trainable: bool = False, exclude_embeddings: bool = False) -> int:
-        """Number of weights; none can be trained."""
-        if only_trainable:
-            return 0
-        engine = self._engine
-        return _names.count(engine.config, engine.is_gated, self._has_bias_per_layer, not exclude_embeddings)
-
-    @property
-    def _has_bias_per_layer(self) -> bool:
-        return _parameters.bias_per_layer(self._engine) or self._engine.config["model_type"] == "umt5"
-
-    def get_memory_footprint(self, return_buffers: bool = True) -> int:
-        """Bytes of the weights in :attr:`dtype`, and those of products in integers if they are kept so."""
-        value_bytes = 4 if self._dtype_name == "float32" else 2
-        shapes = _names.shapes(self._engine.config, self._engine.is_gated, self._has_bias_per_layer)
-        return sum(_weights.stored_bytes(self._engine, name, shape, value_bytes) for name, shape in shapes)
-
-    def get_input_embeddings(self) -> Any:
-        """A frozen ``torch.nn.Embedding`` with a copy of the table."""
-        from torch.nn import Embedding
-
-        return Embedding.from_pretrained(_parameters.embedding(self._engine, self._dtype_name))
-
-    def get_output_embeddings(self) -> None:
-        """None: an encoder has none."""
-
-    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Does nothing: the embedding is one."""
-
-    @property
-    def shared(self) -> Any:
-        """As :meth:`get_input_embeddings`."""
-        return self.get_input_embeddings()
-
-    def save_pretrained(
-        self,
-        save_directory: Any,
-        *,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        **arguments: Any,
-    ) -> None:
-        """Writes ``config.json`` and ``model.safetensors`` in :attr:`dtype`, to be read by
-        transformers or by this package. Each file appears when it is complete.
-        """
-        from quintic import _saving
-
-        # One file is what every reader takes, and its size has no limit: no shards are made.
-        _saving.save(self, os.fspath(save_directory), variant, arguments)
-
-    # Copies.
-
-    def __copy__(self) -> Any:
-        made = type(self).__new__(type(self))
-        made._set(self._engine, self._remake, self.config)
-        made._source = self._source
-        made.name_or_path = self.name_or_path
-        made._choose(self._choices())
-        return made
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        made = copy.copy(self)
-        # Weights never change, so copies share them.
-        made.config = copy.deepcopy(self.config, memo)
-        memo[id(self)] = made
-        return made
-
-    def __reduce__(self) -> Any:
-        """Pickles a model of files by its path, one of tensors with its tensors."""
-        engine = self._engine
-        how = {
-            "backend": engine.device if self._on_cuda else engine.backend,
-            "dtype": self._dtype_name,
-            "matmul_precision": engine.matmul_precision,
-            "fold_norm_gains": engine.fold_norm_gains or None,
-            **_weights.asked_for(engine),
-        }
-        source: tuple[str, Any, dict[str, Any]]
-        if self._source is not None:
-            name, files = self._source
-            source = ("path", os.path.abspath(name) if os.path.exists(name) else name, files)
-        else:
-            source = ("tensors", dict(self.state_dict()), {})
-        return _unpickle, (type(self).__name__, source, self.config, how, self._choices())
-
-    def _choices(self) -> dict[str, Any]:
-        return {
-            "padding": self.padding,
-            "max_seq_len": self.max_seq_len,
-            "_output_dtype": self._output_dtype,
-        }
-
     def __repr__(self) -> str:
         config = self._engine.config
         where = self._engine.device if self._on_cuda else f"{self.isa or self._engine.backend}, {self.threads} threads"
@@ -584,161 +291,10 @@ class EncoderModel(TextMethods):
         )
 
 
-def load(
-    defaults: type[EncoderModel], name: str, arguments: dict[str, Any], class_for: Callable[[Encoder], type[EncoderModel]]
-) -> Any:
-    """:meth:`EncoderModel.from_pretrained`, for a class that the loaded engine decides."""
-    _arguments.take_device_map(arguments)
-    given_config = arguments.pop("config", None)
-    use_safetensors = arguments.pop("use_safetensors", None)
-    attention = arguments.get("attn_implementation")
-    switches = {
-        switch: arguments.pop(switch)
-        for switch in ("output_hidden_states", "output_attentions", "return_dict")
-        if switch in arguments
-    }
-    choices = _choices(defaults, arguments)
-    files = _arguments.files(arguments)
-    computing = _arguments.computing(arguments, defaults._default_dtype)
-    _arguments.check_rest(arguments)
-
-    engine = Encoder.load(name, files, computing)
-    _arguments.check_format(use_safetensors, engine.weights_format)
-    cls = class_for(engine)
-    cls._check_family(engine)
-    model = cls.__new__(cls)
-    model._set(engine, lambda other: Encoder.load(name, files, other), _config_of(cls, engine, given_config))
-    # Without the token, which is nobody's business who reads a pickle.
-    model._source = (name, {**files, "token": None})
-    model.name_or_path = name
-    if hasattr(model.config, "name_or_path"):
-        model.config.name_or_path = name
-    if attention is not None:
-        model.config._attn_implementation = attention
-    for switch, value in switches.items():
-        setattr(model.config, switch, value)
-    model._choose(choices)
-    return model
-
-
-def _nothing(dtype: str, device: str) -> Any:
-    """An empty tensor on that device, whatever PyTorch's default device is."""
-    import torch
-
-    return torch.empty(0, dtype=_arrays.torch_dtype(dtype), device=device)
-
-
-class _Absent:
-    """Stands for ``torch.nn.Module`` where PyTorch is not installed: nothing is one."""
-
-
-def _torch_module() -> Any:
-    try:
-        from torch.nn import Module
-    except ImportError:
-        return _Absent
-    return Module
-
-
 def _only(kept: set[int] | None, results: tuple[Any, ...]) -> tuple[Any, ...] | None:
     if kept is None:
         return None
     return tuple(result if index in kept else None for index, result in enumerate(results))
-
-
-def _hf_class(name: str) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        return None
-    return getattr(transformers, name, None)
-
-
-def _choices(cls: type[EncoderModel], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Takes out what is a matter of calling, not of loading."""
-    flex = arguments.pop("use_flex_attention", None)
-    if flex not in (None, True, False):
-        raise InputError(f"`use_flex_attention` is {flex!r}, expected True, False or None")
-    output = arguments.pop("output_dtype", None)
-    max_seq_len = arguments.pop("max_seq_len", cls._default_max_seq_len)
-    if max_seq_len is not None and max_seq_len < 1:
-        raise InputError(f"`max_seq_len` is {max_seq_len}, expected at least 1")
-    return {
-        "padding": arguments.pop("padding", cls._default_padding),
-        "max_seq_len": max_seq_len,
-        "_output_dtype": None if output is None else _arrays.dtype_name(output),
-    }
-
-
-class Config:
-    """The fields of ``config.json`` as attributes, where transformers is not installed.
-
-    >>> Config({"d_model": 8}).d_model
-    8
-    """
-
-    def __init__(self, fields: dict[str, Any]) -> None:
-        self.__dict__.update(fields)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fields."""
-        return dict(self.__dict__)
-
-    def __repr__(self) -> str:
-        return f"Config({self.__dict__})"
-
-
-def _config_of(cls: type[EncoderModel], engine: Encoder, given: Any) -> Any:
-    """A config of transformers' own class for the files, or the caller's if it says the same."""
-    fields = dict(engine.config)
-    if engine.config_path is not None:
-        with open(engine.config_path, encoding="utf-8") as file:
-            fields = json.load(file)
-    if given is not None:
-        for name in SHAPE_FIELDS:
-            found = getattr(given, name, None)
-            if name in engine.config and name in fields and found != fields[name]:
-                raise ConfigError(
-                    f"field `{name}` of the `config` given is {found}, expected {fields[name]}, as {engine.path} has it"
-                )
-        return given
-    family = fields.get("model_type") or engine.config["model_type"] or cls._families[0]
-    hf_class = _hf_class({"t5": "T5Config", "mt5": "MT5Config", "umt5": "UMT5Config"}.get(family, "T5Config"))
-    if hf_class is None:
-        return Config(fields)
-    config = hf_class.from_dict({name: value for name, value in fields.items() if name != "model_type"})
-    if family != "umt5":
-        # As transformers' own encoder classes leave the config that they are given.
-        config.use_cache = False
-        config.is_encoder_decoder = False
-    config.name_or_path = engine.path
-    return config
-
-
-def _borrow(model: Any) -> list[dict[str, Any]]:
-    """The tensors of a model's encoder: names, types, shapes, addresses, and who owns them."""
-    import torch
-
-    short = {getattr(torch, long): name for long, name in _arrays.DTYPES.items()}
-    borrowed = []
-    for name, tensor in model.state_dict().items():
-        if not name.startswith("encoder.") and name != _names.EMBEDDING:
-            continue
-        if tensor.device.type == "meta":
-            raise InputError(f"tensor `{name}` is on device `meta`: it has no values")
-        tensor = tensor.detach().to("cpu").contiguous()
-        borrowed.append(
-            {
-                "name": name,
-                "dtype": short.get(tensor.dtype, str(tensor.dtype)),
-                "shape": list(tensor.shape),
-                "address": tensor.data_ptr(),
-                "owner": tensor,
-            }
-        )
-    if not borrowed:
-        raise InputError(f"{type(model).__name__} has no encoder of the T5 family")
-    return borrowed
 
 
 def _head_gains(head_mask: Any, layers: int, heads: int) -> Any:
@@ -762,41 +318,3 @@ def _refuse_gradients(embeddings: Any) -> None:
                 "`inputs_embeds` requires gradients, which do not flow through this model\n\n"
                 "hint: call it under `torch.no_grad()`, or detach them"
             )
-
-
-def _parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str | None, Any]:
-    """Device and type of ``Module.to``'s many forms."""
-    if _torch_module() is not _Absent:
-        import torch
-
-        device, dtype, *_ = torch._C._nn._parse_to(*args, **kwargs)
-        return (None if device is None else str(device)), dtype
-    places = [*args, kwargs.get("device")]
-    devices = [place for place in places if isinstance(place, str) and place.split(":")[0] in ("cpu", "cuda", "mps")]
-    dtypes = [place for place in [*args, kwargs.get("dtype")] if place is not None and place not in devices]
-    return (devices[0] if devices else None), (dtypes[0] if dtypes else None)
-
-
-def _unpickle(
-    name: str, source: tuple[str, Any, dict[str, Any]], config: Any, how: dict[str, Any], choices: dict[str, Any]
-) -> Any:
-    import quintic
-
-    cls = getattr(quintic, name)
-    kind, value, files = source
-    choices = dict(choices)
-    choices["output_dtype"] = choices.pop("_output_dtype")
-    if kind == "path":
-        model = cls.from_pretrained(value, **files, **how, **choices)
-        model.config = config
-        return model
-
-    class Holder:
-        dtype = how["dtype"]
-
-        def state_dict(self) -> Any:
-            return value
-
-    holder = Holder()
-    holder.config = config  # type: ignore[attr-defined]
-    return cls.from_hf(holder, **how, **choices)

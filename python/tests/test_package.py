@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 
 import quintic
 
-MODULES = ["errors", "_arguments", "_arrays", "_classes", "_masks", "_models", "_names", "_outputs", "_texts", "_weights"]
+MODULES = ["errors", "_arguments", "_arrays", "_classes", "_copies", "_installed", "_loading", "_masks", "_models", "_module", "_names", "_outputs", "_texts", "_weights"]
 
 
 @pytest.mark.parametrize("name", MODULES)

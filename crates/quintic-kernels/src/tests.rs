@@ -150,6 +150,8 @@ fn products_equal_plain_loops() {
             (29, 257, 40),
             (33, 512, 96),
             (5, 1100, 70),
+            (65, 160, 33),
+            (129, 64, 32),
         ]
         .into_iter()
         .enumerate()
