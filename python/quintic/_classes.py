@@ -50,6 +50,7 @@ KEPT = frozenset(
         "register_parameter",
         "register_state_dict_post_hook",
         "register_state_dict_pre_hook",
+        "smart_apply",
         "warn_if_padding_and_no_attention_mask",
     }
 )

@@ -57,7 +57,7 @@ fn main() {
         let columns_of = |n_bytes: usize| n_bytes / (DEPTH * element.size());
         let small = DEPTH * DEPTH * element.size();
         for (from, columns, copies) in [
-            ("cache ", columns_of(threads * 3 << 17), 1),
+            ("cache ", columns_of(threads * (384 << 10)), 1),
             ("memory", columns_of(MEMORY), 1),
             ("pieces", DEPTH, MEMORY / small),
         ] {

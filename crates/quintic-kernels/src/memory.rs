@@ -32,8 +32,7 @@ unsafe impl Sync for Buffer {}
 
 impl Buffer {
     /// `n_bytes` zeros from the allocator, for what lives as long as an operation or a few: the memory
-    /// that the one before gave back is still in a cache. What stays is better off in an
-    /// [`Arena`](crate::arena::Arena).
+    /// that the one before gave back is still in a cache. Packed weights are in memory of another kind.
     ///
     /// # Panics
     ///

@@ -47,6 +47,7 @@ pub mod fuzzing;
 pub mod generate;
 mod keep;
 mod limits;
+mod loading;
 mod mmap;
 pub mod model;
 pub mod output;
@@ -65,15 +66,13 @@ mod weight_type;
 pub use compute::{Compute, ComputeChoice, ComputeType, MatmulPrecision};
 pub use error::{Error, ErrorKind, Result};
 pub use keep::{Keep, Site, Stack};
+pub use loading::{BackendKind, LoadOptions, config_of};
 pub use mmap::MappedFile;
 pub use model::{Interrupted, Pass};
 pub use quintic_kernels::BlockType;
 pub use seq2seq::{Decode, Decoded, Seq2Seq, Sources};
 pub use tensor::{ByteOwner, DType, Tensor};
-pub use text_encoder::{
-    BackendKind, HiddenStates, LoadOptions, RowsOptions, TextEncoder, activation_bytes_per_token,
-    config_of,
-};
+pub use text_encoder::{HiddenStates, RowsOptions, TextEncoder, activation_bytes_per_token};
 pub use tokenizer::{SpieceOptions, Tokenizer, TokenizerChoice};
 pub use weight_type::{ProductKind, WeightType};
 

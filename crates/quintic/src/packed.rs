@@ -25,11 +25,11 @@ use crate::checkpoint::packed::FILE;
 use crate::checkpoint::{Checkpoint, Entry, Packed, PackedEntry, TensorSource};
 use crate::config::T5Config;
 use crate::convert::companions::{copy_companions, inferred_config, write_config};
+use crate::loading::{config_of, shapes_from};
 use crate::model::{EncoderWeights, Product};
 use crate::output::folder::{Folder, copy};
 use crate::output::safetensors::{SafetensorsWriter, TensorSpec};
 use crate::tensor::{DType, Tensor};
-use crate::text_encoder::{config_of, shapes_from};
 use crate::{Error, Result};
 
 /// Tensors are copied in pieces of this size.

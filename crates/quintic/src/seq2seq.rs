@@ -1,22 +1,21 @@
 //! Encoder and decoder together: a path becomes something that turns token ids into other token
 //! ids, or into their probabilities.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::backend::{Backend, Chosen, Pool, log_total};
 use crate::batch::{PackedBatch, check_rows};
-use crate::checkpoint::{Checkpoint, TensorSource};
+use crate::checkpoint::Checkpoint;
 use crate::compute::{Compute, ComputeType};
 use crate::config::T5Config;
 use crate::generate::{
     DecoderRows, GenerateOptions, GenerationConfig, Logits, Request, Sequence, generate,
 };
 use crate::limits::{MAX_JSON_BYTES, read_file};
+use crate::loading::{self, BackendKind, Build, Files, LoadOptions, build_on};
 use crate::model::{Decoder, DecoderState, Encoder, Feed, Interrupted, Pass, TakeTensor};
-use crate::text_encoder::{
-    BackendKind, Build, LoadOptions, TextEncoder, config_of, place, shapes_from, with_backend,
-};
+use crate::text_encoder::{Encode, TextEncoder};
 use crate::{Error, ErrorKind, Result};
 
 /// Logits that are held at once while a whole sequence is scored, in values.
@@ -139,20 +138,22 @@ struct Both<B: Backend> {
 pub struct Seq2Seq {
     encoder: TextEncoder,
     model: Box<dyn Model>,
-    /// Where config.json is, and generation_config.json may be.
-    folder: Option<PathBuf>,
 }
 
-struct LoadBoth<'a>(&'a T5Config, &'a mut dyn TakeTensor);
+struct LoadBoth;
 
 /// The encoder is in both: in one of them behind a pointer that forgets the backend.
-type Loaded = (Arc<dyn crate::text_encoder::Encode>, Box<dyn Model>);
+type Loaded = (Arc<dyn Encode>, Box<dyn Model>);
 
-impl Build for LoadBoth<'_> {
+impl Build for LoadBoth {
     type Made = Loaded;
 
-    fn build<B: Backend + 'static>(self, backend: B) -> Result<Loaded> {
-        let LoadBoth(config, source) = self;
+    fn build<B: Backend + 'static>(
+        self,
+        backend: B,
+        config: &T5Config,
+        source: &mut dyn TakeTensor,
+    ) -> Result<Loaded> {
         let encoder = Arc::new(Encoder::load(backend, config.clone(), source)?);
         let decoder = Decoder::load(encoder.backend(), config, source)?;
         let both = Both {
@@ -174,8 +175,7 @@ fn load(
             "decoders are not computed in f16 by the cuda backend, expected `f32` or `bf16`",
         ));
     }
-    let packed = source.packed().cloned();
-    with_backend(backend, compute, packed.as_ref(), LoadBoth(config, source))
+    build_on(backend, compute, LoadBoth, config, source)
 }
 
 impl Seq2Seq {
@@ -200,11 +200,10 @@ impl Seq2Seq {
         backend: BackendKind,
         compute: &Compute,
     ) -> Result<Self> {
-        let config = config_of(checkpoint)?;
-        let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
-        let loaded =
-            load(&config, &mut source, backend, compute).map_err(|e| place(e, checkpoint))?;
-        Self::of(loaded, source, checkpoint, compute, config)
+        let (loaded, config, files) = loading::from_checkpoint(checkpoint, |config, source| {
+            load(config, source, backend, compute)
+        })?;
+        Ok(Self::of(loaded, config, files, compute))
     }
 
     /// Loads the model of an opened checkpoint on a backend that is there already.
@@ -213,29 +212,17 @@ impl Seq2Seq {
         checkpoint: &Checkpoint,
         compute: &Compute,
     ) -> Result<Self> {
-        let config = config_of(checkpoint)?;
-        let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
-        let loaded = LoadBoth(&config, &mut source)
-            .build(backend)
-            .map_err(|e| place(e, checkpoint))?;
-        Self::of(loaded, source, checkpoint, compute, config)
+        let (loaded, config, files) = loading::from_checkpoint(checkpoint, |config, source| {
+            LoadBoth.build(backend, config, source)
+        })?;
+        Ok(Self::of(loaded, config, files, compute))
     }
 
-    fn of(
-        (encoder, model): Loaded,
-        source: TensorSource<'_>,
-        checkpoint: &Checkpoint,
-        compute: &Compute,
-        config: T5Config,
-    ) -> Result<Self> {
-        Ok(Seq2Seq {
-            encoder: TextEncoder::of(encoder, config, source, checkpoint, compute)?,
+    fn of((encoder, model): Loaded, config: T5Config, files: Files, compute: &Compute) -> Self {
+        Seq2Seq {
+            encoder: TextEncoder::of(encoder, config, files, compute),
             model,
-            folder: checkpoint
-                .config_path()
-                .and_then(Path::parent)
-                .map(Path::to_owned),
-        })
+        }
     }
 
     /// A model whose tensors come from anywhere, such as a test or a benchmark.
@@ -249,12 +236,8 @@ impl Seq2Seq {
         backend: BackendKind,
         compute: &Compute,
     ) -> Result<Self> {
-        let (encoder, model) = load(&config, source, backend, compute)?;
-        Ok(Seq2Seq {
-            encoder: TextEncoder::without_files(encoder, config, compute),
-            model,
-            folder: None,
-        })
+        let loaded = load(&config, source, backend, compute)?;
+        Ok(Self::of(loaded, config, Files::none(), compute))
     }
 
     /// The model's encoder, with all that it can do.
@@ -274,7 +257,7 @@ impl Seq2Seq {
 
     /// Where config.json is, of a model from files that has one.
     pub fn folder(&self) -> Option<&Path> {
-        self.folder.as_deref()
+        self.encoder.folder()
     }
 
     /// How the model generates unless it is told otherwise: its `generation_config.json`, or the
@@ -285,7 +268,7 @@ impl Seq2Seq {
     /// As [`GenerationConfig::of_model`], and if a file cannot be read.
     pub fn generation_config(&self) -> Result<GenerationConfig> {
         let config = self.config();
-        let Some(folder) = &self.folder else {
+        let Some(folder) = self.encoder.folder() else {
             return GenerationConfig::of_model(config, None);
         };
         let own = folder.join("generation_config.json");

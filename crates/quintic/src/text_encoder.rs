@@ -1,126 +1,21 @@
 //! The usual way in: a model folder, file or repository id becomes something that turns
 //! token ids into hidden states.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::Result;
 use crate::backend::cpu::Cpu;
-use crate::backend::cuda::{self, Cuda};
-use crate::backend::reference::{Reference, refuse_packed};
+use crate::backend::reference::Reference;
 use crate::backend::{Backend, DeviceOutput, Pool, Scale, Widths};
 use crate::batch::{self, PackedBatch};
-use crate::checkpoint::hub::{self, HubOptions};
-use crate::checkpoint::{Checkpoint, OpenOptions, Packed, TensorSource, infer_shape};
-use crate::compute::{Compute, ComputeChoice};
+use crate::checkpoint::Checkpoint;
+use crate::compute::Compute;
 use crate::config::T5Config;
 use crate::keep::Site;
+use crate::loading::{self, BackendKind, Build, Files, LoadOptions, build_on, open_cuda};
 use crate::model::{Encoder, EncoderWeights, Interrupted, Pass, TakeTensor};
 use crate::sentence::SentenceHead;
-use crate::{Error, ErrorKind, Result};
-
-/// Which backend computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum BackendKind {
-    /// The kernels of this machine's CPU, see [`crate::backend::cpu`].
-    #[default]
-    Cpu,
-    /// Plain loops with f64 sums, see [`crate::backend::reference`].
-    Reference,
-    /// The CUDA device of that number, see [`crate::backend::cuda`].
-    Cuda(usize),
-}
-
-impl BackendKind {
-    /// Every backend of this build, whether or not this machine can run it; of several devices
-    /// the first.
-    pub const ALL: [BackendKind; 3] = [
-        BackendKind::Cpu,
-        BackendKind::Cuda(0),
-        BackendKind::Reference,
-    ];
-
-    /// Its name, such as `cpu`, without a device's number.
-    pub fn name(self) -> &'static str {
-        match self {
-            BackendKind::Cpu => "cpu",
-            BackendKind::Reference => "reference",
-            BackendKind::Cuda(_) => "cuda",
-        }
-    }
-
-    /// Whether this machine can run it.
-    ///
-    /// # Errors
-    ///
-    /// The reason why it cannot, most often
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
-    pub fn available(self) -> Result<()> {
-        let compute = Compute::default();
-        match self {
-            BackendKind::Cpu => Cpu::new(&compute).map(drop),
-            BackendKind::Reference => Ok(()),
-            BackendKind::Cuda(ordinal) => open_cuda(ordinal, &compute).map(drop),
-        }
-    }
-
-    /// The backend of a name.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if this build has none of it.
-    pub fn parse(name: &str) -> Result<Self> {
-        let device = |number: &str| number.parse().ok().map(BackendKind::Cuda);
-        match name.split_once(':') {
-            None if name == "cpu" => Some(BackendKind::Cpu),
-            None if name == "reference" => Some(BackendKind::Reference),
-            None if name == "cuda" => Some(BackendKind::Cuda(0)),
-            Some(("cuda", number)) => device(number),
-            _ => None,
-        }
-        .ok_or_else(|| {
-            Error::unsupported(format!(
-                "there is no backend `{name}` in this build, expected `cpu`, `reference`, `cuda` \
-                 or, with a device's number, `cuda:1`"
-            ))
-        })
-    }
-
-    /// Whether it reads models that are [packed](crate::packed).
-    pub fn reads_packed(self) -> bool {
-        self == BackendKind::Cpu
-    }
-}
-
-/// Choices that a model's path leaves open.
-#[derive(Clone, Debug, Default)]
-pub struct LoadOptions {
-    /// Files of a checkpoint: variant, subfolder, prefix of the names.
-    pub files: OpenOptions,
-    /// Revision, cache and download of a repository id; variant and subfolder are those of
-    /// `files`.
-    pub hub: HubOptions,
-    /// What computes.
-    pub backend: BackendKind,
-    /// How it computes.
-    pub compute: ComputeChoice,
-}
-
-impl LoadOptions {
-    /// Opens the files of `model`: a folder, a weight file or a cached repository id.
-    ///
-    /// # Errors
-    ///
-    /// As [`hub::resolve`] and [`Checkpoint::open`].
-    pub fn open(&self, model: &str) -> Result<Checkpoint> {
-        // What is downloaded is what is opened afterwards.
-        let hub = HubOptions {
-            variant: self.files.variant.clone(),
-            subfolder: self.files.subfolder.clone(),
-            ..self.hub.clone()
-        };
-        Checkpoint::open(hub::resolve(model, &hub)?, &self.files)
-    }
-}
 
 /// Hidden states of a packed batch in host memory.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,7 +33,7 @@ pub struct HiddenStates {
 /// How [`TextEncoder::encode_rows_with`] keeps in touch with its caller; by default it does not.
 #[derive(Clone, Copy, Default)]
 pub struct RowsOptions<'a> {
-    /// Asked before each layer of each batch; true ends it with [`ErrorKind::Interrupted`].
+    /// Asked before each layer of each batch; true ends it with [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted).
     pub interrupted: Option<Interrupted<'a>>,
     /// Told after each batch how many rows are done, and of how many.
     pub progress: Option<&'a (dyn Fn(usize, usize) + Sync)>,
@@ -225,12 +120,7 @@ impl<B: Backend> Encode for Encoder<B> {
 pub struct TextEncoder {
     encoder: Arc<dyn Encode>,
     config: T5Config,
-    /// Folder of config.json, where a sentence-transformers model has its modules.
-    folder: Option<PathBuf>,
-    /// Where the model was found on this machine.
-    path: PathBuf,
-    unused_tensors: Vec<String>,
-    weight_bytes: u64,
+    files: Files,
     compute: Compute,
 }
 
@@ -264,11 +154,10 @@ impl TextEncoder {
         backend: BackendKind,
         compute: &Compute,
     ) -> Result<Self> {
-        let config = config_of(checkpoint)?;
-        let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
-        let encoder =
-            load(&config, &mut source, backend, compute).map_err(|e| place(e, checkpoint))?;
-        Self::of(encoder, config, source, checkpoint, compute)
+        let (encoder, config, files) = loading::from_checkpoint(checkpoint, |config, source| {
+            build_on(backend, compute, LoadEncoder, config, source)
+        })?;
+        Ok(Self::of(encoder, config, files, compute))
     }
 
     /// Loads the encoder of an opened checkpoint on a backend that is there already.
@@ -277,41 +166,24 @@ impl TextEncoder {
         checkpoint: &Checkpoint,
         compute: &Compute,
     ) -> Result<Self> {
-        let config = config_of(checkpoint)?;
-        let mut source = TensorSource::new(checkpoint, shapes_from(checkpoint));
-        let encoder = LoadEncoder(&config, &mut source)
-            .build(backend)
-            .map_err(|e| place(e, checkpoint))?;
-        Self::of(encoder, config, source, checkpoint, compute)
+        let (encoder, config, files) = loading::from_checkpoint(checkpoint, |config, source| {
+            LoadEncoder.build(backend, config, source)
+        })?;
+        Ok(Self::of(encoder, config, files, compute))
     }
 
-    /// What is known of a checkpoint once everything was taken from it.
     pub(crate) fn of(
         encoder: Arc<dyn Encode>,
         config: T5Config,
-        source: TensorSource<'_>,
-        checkpoint: &Checkpoint,
+        files: Files,
         compute: &Compute,
-    ) -> Result<Self> {
-        // A surplus layer of the encoder means that the config is another model's.
-        let unused = source.finish(|name| !name.starts_with("encoder.block."))?;
-        let weight_bytes = checkpoint
-            .entries()
-            .filter(|(name, _)| unused.binary_search_by(|n| n.as_str().cmp(name)).is_err())
-            .map(|(_, entry)| entry.n_bytes())
-            .sum();
-        Ok(TextEncoder {
+    ) -> Self {
+        TextEncoder {
             encoder,
             config,
-            folder: checkpoint
-                .config_path()
-                .and_then(Path::parent)
-                .map(Path::to_owned),
-            path: checkpoint.path().to_owned(),
-            unused_tensors: unused,
-            weight_bytes,
+            files,
             compute: *compute,
-        })
+        }
     }
 
     /// An encoder whose tensors come from anywhere, such as a test or a benchmark.
@@ -325,24 +197,13 @@ impl TextEncoder {
         backend: BackendKind,
         compute: &Compute,
     ) -> Result<Self> {
-        let encoder = load(&config, source, backend, compute)?;
-        Ok(Self::without_files(encoder, config, compute))
+        let encoder = build_on(backend, compute, LoadEncoder, &config, source)?;
+        Ok(Self::of(encoder, config, Files::none(), compute))
     }
 
-    pub(crate) fn without_files(
-        encoder: Arc<dyn Encode>,
-        config: T5Config,
-        compute: &Compute,
-    ) -> Self {
-        TextEncoder {
-            encoder,
-            config,
-            folder: None,
-            path: PathBuf::new(),
-            unused_tensors: Vec::new(),
-            weight_bytes: 0,
-            compute: *compute,
-        }
+    /// Where config.json is, and what belongs to it may be.
+    pub(crate) fn folder(&self) -> Option<&Path> {
+        self.files.folder.as_deref()
     }
 
     /// The model's config.
@@ -357,7 +218,7 @@ impl TextEncoder {
     ///
     /// As [`SentenceHead::open`].
     pub fn sentence_head(&self) -> Result<Option<SentenceHead>> {
-        match &self.folder {
+        match self.folder() {
             Some(folder) => SentenceHead::open(folder, self.config.d_model),
             None => Ok(None),
         }
@@ -375,13 +236,14 @@ impl TextEncoder {
 
     /// The file or folder that was loaded.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.files.path
     }
 
     /// Tensors of the checkpoint that are neither the encoder's nor those of the rest of a
     /// T5 (decoder, output head): worth a warning.
     pub fn surplus_tensors(&self) -> impl Iterator<Item = &str> {
-        self.unused_tensors
+        self.files
+            .unused_tensors
             .iter()
             .map(String::as_str)
             .filter(|name| !EncoderWeights::belongs_to_the_rest(name))
@@ -389,7 +251,7 @@ impl TextEncoder {
 
     /// Bytes of the encoder's tensors in their stored type: what is read from the files.
     pub fn weight_bytes(&self) -> u64 {
-        self.weight_bytes
+        self.files.weight_bytes
     }
 
     /// The instruction set that the backend uses, if that is a choice.
@@ -448,7 +310,7 @@ impl TextEncoder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Input`] if a list of `pass` has a wrong length, [`ErrorKind::Interrupted`] if
+    /// [`ErrorKind::Input`](crate::ErrorKind::Input) if a list of `pass` has a wrong length, [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted) if
     /// the pass is. The encoder is as useful after an error as before.
     pub fn run(&self, batch: &PackedBatch, pass: &Pass<'_>) -> Result<HiddenStates> {
         self.encoder.run(batch, pass)
@@ -474,7 +336,7 @@ impl TextEncoder {
     ///
     /// # Errors
     ///
-    /// As [`TextEncoder::run`], and [`ErrorKind::Unsupported`] if the backend's results are in
+    /// As [`TextEncoder::run`], and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the backend's results are in
     /// host memory.
     ///
     /// # Safety
@@ -553,7 +415,7 @@ impl TextEncoder {
     ///
     /// # Errors
     ///
-    /// As [`TextEncoder::encode_rows`], and [`ErrorKind::Interrupted`] if it is.
+    /// As [`TextEncoder::encode_rows`], and [`ErrorKind::Interrupted`](crate::ErrorKind::Interrupted) if it is.
     pub fn encode_rows_with<R: AsRef<[u32]>>(
         &self,
         rows: &[R],
@@ -624,111 +486,18 @@ fn result_bytes(config: &T5Config) -> u64 {
     (config.d_model * size_of::<f32>()) as u64
 }
 
-/// What is made of a backend, once it is known which.
-pub(crate) trait Build {
-    type Made;
-
-    fn build<B: Backend + 'static>(self, backend: B) -> Result<Self::Made>;
-}
-
-/// Opens a backend for a source whose products are packed like this, and builds.
-pub(crate) fn with_backend<F: Build>(
-    kind: BackendKind,
-    compute: &Compute,
-    packed: Option<&Packed>,
-    build: F,
-) -> Result<F::Made> {
-    if let Some(packed) = packed {
-        match kind {
-            BackendKind::Cpu => packed.check(compute)?,
-            BackendKind::Reference => return Err(refuse_packed()),
-            BackendKind::Cuda(_) => return Err(cuda::refuse_packed()),
-        }
-    }
-    match kind {
-        BackendKind::Cpu => build.build(Cpu::new(compute)?),
-        BackendKind::Reference if *compute != Compute::default() => Err(Error::unsupported(
-            "the reference backend computes in its one way only, but `dtype`, \
-             `matmul_precision`, `threads`, `fold_norm_gains`, `weights` or `keep` was chosen",
-        )),
-        BackendKind::Reference => build.build(Reference),
-        BackendKind::Cuda(_) if compute.threads.is_some() => Err(Error::unsupported(
-            "the cuda backend computes on a device, but `threads` was chosen",
-        )),
-        BackendKind::Cuda(ordinal) => build.build(open_cuda(ordinal, compute)?),
-    }
-}
-
 /// Loads an encoder.
-struct LoadEncoder<'a>(&'a T5Config, &'a mut dyn TakeTensor);
+struct LoadEncoder;
 
-impl Build for LoadEncoder<'_> {
+impl Build for LoadEncoder {
     type Made = Arc<dyn Encode>;
 
-    fn build<B: Backend + 'static>(self, backend: B) -> Result<Self::Made> {
-        Ok(Arc::new(Encoder::load(backend, self.0.clone(), self.1)?))
-    }
-}
-
-fn load(
-    config: &T5Config,
-    source: &mut dyn TakeTensor,
-    backend: BackendKind,
-    compute: &Compute,
-) -> Result<Arc<dyn Encode>> {
-    let packed = source.packed().cloned();
-    with_backend(
-        backend,
-        compute,
-        packed.as_ref(),
-        LoadEncoder(config, source),
-    )
-}
-
-pub(crate) fn open_cuda(ordinal: usize, compute: &Compute) -> Result<Cuda> {
-    let device = quintic_cuda::driver::open(ordinal)
-        .map_err(|error| cuda::failed(error).at(format!("backend `cuda:{ordinal}`")))?;
-    Cuda::new(device, compute)
-}
-
-/// Adds the file, if the error does not name it. A backend knows a packed tensor's name alone;
-/// other errors with a place name the shard.
-pub(crate) fn place(error: Error, checkpoint: &Checkpoint) -> Error {
-    let path = checkpoint.path().display().to_string();
-    let names_file = |place: &str| checkpoint.packed().is_none() || place.contains(&path);
-    match error.place() {
-        Some(place) if names_file(place) => error,
-        _ => error.at(path),
-    }
-}
-
-/// The config beside the weights, or what the tensors' shapes and a GGUF file's metadata say.
-///
-/// # Errors
-///
-/// As [`T5Config::from_file`] and [`infer_shape`].
-pub fn config_of(checkpoint: &Checkpoint) -> Result<T5Config> {
-    match checkpoint.config_path() {
-        Some(path) => T5Config::from_file(path),
-        None if checkpoint.packed().is_some() => Err(Error::new(
-            ErrorKind::NotFound,
-            "a packed model needs the config.json that it was written with",
-        )
-        .at(checkpoint.path().display())),
-        None => {
-            let shape = infer_shape(checkpoint)?;
-            match checkpoint.gguf() {
-                Some(file) => file.config(&shape),
-                None => T5Config::from_inferred(&shape),
-            }
-            .map_err(|e| e.at(checkpoint.path().display()))
-        }
-    }
-}
-
-pub(crate) fn shapes_from(checkpoint: &Checkpoint) -> &'static str {
-    match checkpoint.config_path() {
-        Some(_) => "config.json",
-        None => "the shapes of the other tensors",
+    fn build<B: Backend + 'static>(
+        self,
+        backend: B,
+        config: &T5Config,
+        source: &mut dyn TakeTensor,
+    ) -> Result<Self::Made> {
+        Ok(Arc::new(Encoder::load(backend, config.clone(), source)?))
     }
 }

@@ -50,7 +50,7 @@ use crate::checkpoint::Checkpoint;
 use crate::compute::{Compute, ComputeType};
 use crate::config::T5Config;
 use crate::keep::{Keep, Site, Stack};
-use crate::text_encoder::{BackendKind, config_of};
+use crate::loading::{BackendKind, config_of};
 use crate::verify::{self, Found, Loaded, Reference, has_decoder};
 use crate::weight_type::{ProductKind, WeightType};
 use crate::{Error, Result};

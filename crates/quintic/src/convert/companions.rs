@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::checkpoint::{Checkpoint, InferredShape, TOKENIZER_FILES, infer_shape};
+use crate::loading::config_of;
 use crate::output::folder::copy_if_there;
 use crate::sentence::SentenceHead;
-use crate::text_encoder::config_of;
 use crate::{Error, Result};
 
 /// Files of a tokenizer that only go with others.

@@ -13,9 +13,9 @@ use super::{OtherBlocks, Progress, Written};
 use crate::checkpoint::{Checkpoint, GgufFile, InferredShape, TensorSource};
 use crate::config::{Activation, FeedForward, T5Config};
 use crate::limits::{MAX_JSON_BYTES, read_file};
+use crate::loading::{config_of, shapes_from};
 use crate::model::{DecoderWeights, EncoderWeights};
 use crate::output::gguf::{GgmlType, GgufTensor, GgufWriter, Metadata};
-use crate::text_encoder::{config_of, shapes_from};
 use crate::{Error, ErrorKind, Result};
 
 /// Names that the one embedding may have, in the order in which they are taken.

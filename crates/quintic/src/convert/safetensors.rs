@@ -11,10 +11,10 @@ use super::{Progress, Written};
 use crate::ErrorKind;
 use crate::checkpoint::Checkpoint;
 use crate::limits::{MAX_JSON_BYTES, read_file};
+use crate::loading::config_of;
 use crate::output::folder::{Folder, copy_if_there};
 use crate::output::gguf::GgmlType;
 use crate::output::safetensors::{SafetensorsWriter, TensorSpec};
-use crate::text_encoder::config_of;
 use crate::{DType, Error, Result, Tensor};
 
 /// Tensors that keep their type are copied in pieces of this size.

@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::reference::Reference;
 use crate::compute::{Compute, ComputeType};
-use crate::text_encoder::{BackendKind, open_cuda};
+use crate::loading::{BackendKind, open_cuda};
 use crate::{Error, Result};
 
 /// What the suite ran on.

@@ -632,7 +632,7 @@ fn what_is_farthest_beyond_its_bound_is_reported() {
 
 #[test]
 fn every_known_backend_has_a_name_and_a_type() {
-    use crate::text_encoder::BackendKind;
+    use crate::loading::BackendKind;
     for kind in BackendKind::ALL {
         assert_eq!(BackendKind::parse(kind.name()).unwrap(), kind);
         assert!(!dtypes(kind).is_empty());

@@ -25,7 +25,8 @@ use crate::checkpoint::Checkpoint;
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::generate::{GenerateOptions, GenerationConfig};
 use crate::keep::Site;
-use crate::text_encoder::{BackendKind, RowsOptions, TextEncoder};
+use crate::loading::BackendKind;
+use crate::text_encoder::{RowsOptions, TextEncoder};
 use crate::weight_type::WeightType;
 use crate::{Decode, Error, Result, Seq2Seq, Sources};
 

@@ -9,7 +9,8 @@ use crate::backend::reference::{Reference, Rows};
 use crate::backend::{Keys, Visible};
 use crate::batch::{Mask, PackedBatch};
 use crate::checkpoint::{Checkpoint, OpenOptions};
-use crate::text_encoder::{BackendKind, TextEncoder};
+use crate::loading::BackendKind;
+use crate::text_encoder::TextEncoder;
 
 /// Half the distance of 1.0 to the next f32: the relative error of a rounding.
 const ROUNDING: f64 = 1.0 / (1u64 << 24) as f64;
