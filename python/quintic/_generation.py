@@ -45,7 +45,7 @@ class ConditionalGeneration:
         Arguments as in :meth:`quintic.T5EncoderModel.from_pretrained`: ``dtype`` (or
         ``torch_dtype``), ``subfolder``, ``variant``, ``revision``, ``cache_dir``,
         ``local_files_only``, ``force_download``, ``token``, ``threads``, ``matmul_precision``,
-        ``fold_norm_gains``, ``weights``, ``keep``, ``backend``, ``device_map``.
+        ``fold_norm_gains``, ``weights``, ``keep``, ``plan``, ``backend``, ``device_map``.
         """
         _arguments.take_device_map(arguments)
         files = _arguments.files(arguments)

@@ -100,6 +100,7 @@ class EncoderModel(TextMethods, CopyMethods):
             8 or 4 bits, or has 8 bits flow into products, too: less memory and less precise.
         keep : products whose weights ``weights`` leaves as they are, such as ``("wo", "qkv")``:
             ``qkv``, ``o``, ``wi``, ``wo``, ``head``.
+        plan : a file of ``quintic calibrate`` for this model, which says ``weights``, ``keep`` and ``dtype``.
         threads, matmul_precision, fold_norm_gains, backend : see ``quintic encode --help``.
 
         An argument that cannot be honoured raises :class:`quintic.errors.UnsupportedError`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from typing import Any
 
@@ -27,20 +28,25 @@ CODE_BYTES = {"int8": 1.0, "w8a8": 1.0, "int4": 0.5 + 1 / 32}
 
 
 def chosen(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Takes out ``weights`` and ``keep``; what is not given is None, and left to the model.
+    """Takes out ``weights``, ``keep`` and ``plan``; what is not given is None, and left to the model.
 
     >>> chosen({"weights": "int8", "keep": "wo,head"})
-    {'weights': 'int8', 'keep': ['wo', 'head']}
+    {'weights': 'int8', 'keep': ['wo', 'head'], 'plan': None}
     >>> chosen({"weights": "int3"})
     Traceback (most recent call last):
     quintic.errors.UnsupportedError: `weights` is 'int3', expected 'int8', 'int4' or 'w8a8'
     """
     weights, keep = arguments.pop("weights", None), arguments.pop("keep", None)
+    plan = arguments.pop("plan", None)
     if weights is not None and not (isinstance(weights, str) and weights in TYPES):
         raise UnsupportedError(f"`weights` is {weights!r}, expected {_listed(TYPES)}")
     if keep is not None and weights is None:
         raise InputError(f"`keep` is {keep!r}, but it names products that `weights` leaves out, which is not given")
-    return {"weights": weights, "keep": None if keep is None else _products(keep)}
+    return {
+        "weights": weights,
+        "keep": None if keep is None else _products(keep),
+        "plan": None if plan is None else os.fspath(plan),
+    }
 
 
 def _products(keep: Any) -> list[str]:
@@ -79,7 +85,8 @@ def described(engine: Encoder | Seq2Seq) -> str:
 def asked_for(engine: Encoder | Seq2Seq) -> dict[str, Any]:
     """The arguments that load the same weights in the same integers."""
     weights = type_of(engine)
-    return {"weights": weights, "keep": None if weights is None else engine.keep}
+    # A plan ends up in these, whose error it measured in the type that it was made for.
+    return {"weights": weights, "keep": None if weights is None else engine.keep, "plan": None}
 
 
 def stored_bytes(engine: Encoder, name: str, shape: tuple[int, ...], value_bytes: int) -> int:

@@ -101,11 +101,8 @@ pub(crate) fn load_seq2seq(
 
 /// The plan of this name, which has to be the checkpoint's.
 pub(crate) fn plan(path: Option<&Path>, checkpoint: &Checkpoint) -> Result<Option<Plan>> {
-    let Some(path) = path else { return Ok(None) };
-    let plan = Plan::read(path)?;
-    plan.check(checkpoint)
-        .map_err(|error| error.at_if_placeless(path.display()))?;
-    Ok(Some(plan))
+    path.map(|path| Plan::read_for(path, checkpoint))
+        .transpose()
 }
 
 /// What was chosen, completed by a plan and by what a packed model is packed for.

@@ -7,6 +7,7 @@ use numpy::{IntoPyArray, PyArray1, PyUntypedArrayMethods};
 use numpy::{PyReadonlyArray2, PyReadonlyArray3, PyReadonlyArrayDyn};
 use pyo3::prelude::*;
 use quintic::batch::{PadRows, PaddedMask};
+use quintic::calibrate::Plan;
 use quintic::checkpoint::hub::HubOptions;
 use quintic::checkpoint::{Checkpoint, Format, OpenOptions};
 use quintic::config::{Family, T5Config};
@@ -74,11 +75,32 @@ pub(crate) struct Computing {
     weights: Option<String>,
     /// Names of products that `weights` leaves out.
     keep: Option<Vec<String>>,
+    /// A file that `quintic calibrate` wrote.
+    plan: Option<PathBuf>,
 }
 
 impl Computing {
     pub(crate) fn backend(&self) -> Result<BackendKind> {
         BackendKind::parse(&self.backend)
+    }
+
+    /// The plan that is named, which has to be the checkpoint's.
+    pub(crate) fn plan(&self, checkpoint: &Checkpoint) -> Result<Option<Plan>> {
+        let path = self.plan.as_deref();
+        path.map(|path| Plan::read_for(path, checkpoint))
+            .transpose()
+    }
+
+    /// What was chosen, completed by a plan; with one, `auto` is what the plan was measured for.
+    pub(crate) fn choice_by(
+        &self,
+        plan: Option<&Plan>,
+        auto: impl FnOnce() -> Option<ComputeType>,
+    ) -> Result<ComputeChoice> {
+        match plan {
+            Some(plan) => plan.complete(&self.choice(|| None)?),
+            None => self.choice(auto),
+        }
     }
 
     pub(crate) fn choice(
@@ -150,14 +172,21 @@ impl Encoder {
                 Some(_) => None,
                 None => stored_type(&config, &checkpoint),
             };
+            let plan = computing.plan(&checkpoint)?;
             let compute = match backend {
                 // It has one way of computing, whatever the files are in.
-                BackendKind::Reference => computing.choice(|| None)?,
-                BackendKind::Cpu | BackendKind::Cuda(_) => computing.choice(auto)?,
+                BackendKind::Reference => computing.choice_by(plan.as_ref(), || None)?,
+                BackendKind::Cpu | BackendKind::Cuda(_) => {
+                    computing.choice_by(plan.as_ref(), auto)?
+                }
             }
             .resolve(packed)?;
+            let encoder = TextEncoder::from_checkpoint(&checkpoint, backend, &compute)?;
+            if let Some(plan) = plan {
+                encoder.start_scales(&plan.scales());
+            }
             Ok(Encoder {
-                encoder: TextEncoder::from_checkpoint(&checkpoint, backend, &compute)?,
+                encoder,
                 kind: backend,
                 stored: Stored::Files(Box::new(checkpoint)),
             })
@@ -173,6 +202,11 @@ impl Encoder {
         computing: Computing,
     ) -> PyResult<Encoder> {
         guard::run(py, || {
+            if computing.plan.is_some() {
+                return Err(Error::input(
+                    "`plan` is given for tensors in memory, but a plan is that of a model's files",
+                ));
+            }
             let config = T5Config::from_json(config_json.as_bytes())?;
             let mut tensors = Tensors::new(tensors)?;
             let compute = computing.choice(|| None)?.resolve(None)?;

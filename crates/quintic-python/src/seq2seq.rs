@@ -67,8 +67,13 @@ impl Model {
                 BackendKind::Reference => None,
                 BackendKind::Cpu | BackendKind::Cuda(_) => stored_type(&config, &checkpoint),
             };
-            let compute = computing.choice(auto)?.resolve(None)?;
-            Seq2Seq::from_checkpoint(&checkpoint, backend, &compute).map(Model)
+            let plan = computing.plan(&checkpoint)?;
+            let compute = computing.choice_by(plan.as_ref(), auto)?.resolve(None)?;
+            let model = Seq2Seq::from_checkpoint(&checkpoint, backend, &compute)?;
+            if let Some(plan) = plan {
+                model.encoder().start_scales(&plan.scales());
+            }
+            Ok(Model(model))
         })
     }
 

@@ -1,5 +1,7 @@
 //! What a calibration found, and what follows from it.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use super::Peaks;
@@ -125,6 +127,18 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Reads the plan of a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::read`] and [`Plan::check`], with the plan's path.
+    pub fn read_for(path: &Path, checkpoint: &Checkpoint) -> Result<Self> {
+        let plan = Plan::read(path)?;
+        plan.check(checkpoint)
+            .map_err(|error| error.at_if_placeless(path.display()))?;
+        Ok(plan)
+    }
+
     /// Whether the plan is this checkpoint's.
     ///
     /// # Errors
