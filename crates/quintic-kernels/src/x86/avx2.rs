@@ -126,8 +126,8 @@ unsafe fn run_f32_over_f16(block: &F32Block<u16>) {
     }
 }
 
-/// Both halves of a chunk while it is near: what is read next is then what stands next in memory. Sums of
-/// the half that is not being computed are in `c`'s stead.
+/// Chunk by chunk, first one half of its columns, then the other, so that weights are read in the order in
+/// which they stand. Sums of the half that is not being computed wait in memory: there are registers for one.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn rows_over_bf16<const ROWS: usize>(block: &F32Block<u16>) {
