@@ -72,8 +72,10 @@ assert len(set(map(id, found))) == 1
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+# Who runs in the background has inherited that Ctrl-C is ignored.
 INTERRUPTED = """
-import sys, threading, time, numpy as np, quintic
+import signal, sys, threading, time, numpy as np, quintic
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from quintic import _texts
 model = _texts.load(sys.argv[1], "float32")
 rows = [[5] * 500] * 100_000
