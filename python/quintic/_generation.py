@@ -25,7 +25,7 @@ _NEUTRAL = ("synced_gpus", "use_model_defaults", "logits_processor", "stopping_c
 _IGNORED_LABEL = -100
 
 
-class ConditionalGeneration:
+class ConditionalGeneration(_weights.WeightProperties):
     """What all encoder-decoder classes share; see :class:`quintic.T5ForConditionalGeneration`.
 
     Immutable weights, no gradients. A call computes on the engine's own threads without the GIL;
@@ -70,16 +70,6 @@ class ConditionalGeneration:
     def dtype(self) -> str:
         """Name of the type that weights are kept in."""
         return _arrays.LONG_NAMES[self._engine.dtype]
-
-    @property
-    def weights(self) -> str | None:
-        """``int8``, ``int4`` or ``w8a8`` where weights of products are integers, else None."""
-        return _weights.type_of(self._engine)
-
-    @property
-    def keep(self) -> tuple[str, ...]:
-        """Products whose weights :attr:`weights` leaves as they are."""
-        return tuple(self._engine.keep)
 
     @property
     def config(self) -> Any:

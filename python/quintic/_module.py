@@ -12,7 +12,7 @@ from quintic._quintic import Encoder
 from quintic.errors import InputError, UnsupportedError
 
 
-class ModuleMethods:
+class ModuleMethods(_weights.WeightProperties):
     """What users of modules ask a model for, and how modules that hold one move it."""
 
     config: Any
@@ -65,16 +65,6 @@ class ModuleMethods:
     def isa(self) -> str | None:
         """The instruction set of the kernels."""
         return self._engine.isa
-
-    @property
-    def weights(self) -> str | None:
-        """``int8``, ``int4`` or ``w8a8`` where weights of products are integers, else None."""
-        return _weights.type_of(self._engine)
-
-    @property
-    def keep(self) -> tuple[str, ...]:
-        """Products whose weights :attr:`weights` leaves as they are."""
-        return tuple(self._engine.keep)
 
     @property
     def warnings(self) -> list[str]:

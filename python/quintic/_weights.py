@@ -73,6 +73,22 @@ def type_of(engine: Encoder | Seq2Seq) -> str | None:
     return engine.weights if engine.weights in TYPES else None
 
 
+class WeightProperties:
+    """What a model says of its weights in integers."""
+
+    _engine: Encoder | Seq2Seq
+
+    @property
+    def weights(self) -> str | None:
+        """``int8``, ``int4`` or ``w8a8`` where weights of products are integers, else None."""
+        return type_of(self._engine)
+
+    @property
+    def keep(self) -> tuple[str, ...]:
+        """Products whose weights :attr:`weights` leaves as they are."""
+        return tuple(self._engine.keep)
+
+
 def described(engine: Encoder | Seq2Seq) -> str:
     """For a ``repr``, behind the type that is computed in; empty where no weight is an integer."""
     weights = type_of(engine)

@@ -102,12 +102,16 @@ def test_ctrl_c_ends_a_long_batch(tmp_path: Path, what: str) -> None:
     # Layers enough for a pass of many seconds.
     make_hf("t5-gated", num_layers=100).save_pretrained(tmp_path)
     process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, str(tmp_path), what], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    time.sleep(0.5)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert output == "interrupted\nusable 64\n"
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.5)
+        os.kill(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+        assert output == "interrupted\nusable 64\n"
+    finally:
+        # Else one that goes on computes for hours.
+        process.kill()
 
 
 def test_an_exception_of_a_progress_callback_comes_back(gated: Pair) -> None:

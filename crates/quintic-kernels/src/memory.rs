@@ -21,8 +21,8 @@ pub struct Buffer {
 #[derive(Debug)]
 enum Owner {
     Allocator(Layout),
-    /// The last buffer of a slab.
-    Slab(#[allow(dead_code)] Arc<Slab>),
+    /// A slab, which ends with its last buffer.
+    Slab(#[expect(dead_code, reason = "held, for the slab to live as long")] Arc<Slab>),
 }
 
 // SAFETY: the buffer owns its bytes, as a `Box<[u8]>` would.

@@ -55,12 +55,12 @@ impl Fetch {
         }
     }
 
-    /// The part of call `number` in fetching `n_bytes` at `next` during `calls` calls, two or more, so that
-    /// memory does not rest from the second on.
-    pub(crate) fn part(next: *const u8, n_bytes: usize, number: usize, calls: usize) -> Self {
-        let lines = n_bytes.div_ceil(64).div_ceil(calls);
+    /// The part of call `number` of `calls`, two or more, in fetching what the next ones read: so memory does
+    /// not rest from the second call on.
+    pub(crate) fn part(next: &[u8], number: usize, calls: usize) -> Self {
+        let lines = next.len().div_ceil(64).div_ceil(calls);
         Fetch {
-            at: next.wrapping_add(number * lines * 64),
+            at: next.as_ptr().wrapping_add(number * lines * 64),
             step: 64,
         }
     }
@@ -154,6 +154,22 @@ pub(crate) struct MicroBf16 {
     /// As `enter`.
     pub(crate) leave: unsafe fn(),
 }
+
+/// Calls `$f::<rows>($block)`, or `$f::<rows, MORE>($block)`.
+macro_rules! by_rows {
+    ($f:ident $($more:ident)?, $block:expr, $($rows:literal)*) => {
+        by_rows!(@ $f [$($more)?], $block, $($rows)*)
+    };
+    (@ $f:ident $more:tt, $block:expr, $($rows:literal)*) => {
+        match $block.rows {
+            $($rows => by_rows!(@@ $f $rows $more)($block),)*
+            rows => unreachable!("a block of {rows} rows"),
+        }
+    };
+    (@@ $f:ident $rows:literal []) => { $f::<$rows> };
+    (@@ $f:ident $rows:literal [$more:ident]) => { $f::<$rows, $more> };
+}
+pub(crate) use by_rows;
 
 /// Plain loops that say what the blocks mean; also the portable kernels' oracle.
 #[cfg(test)]

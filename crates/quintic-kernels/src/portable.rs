@@ -1,6 +1,6 @@
 //! Plain Rust that the compiler vectorises for the baseline of the target.
 
-use crate::micro::{F32Block, MicroF32, PANEL};
+use crate::micro::{F32Block, MicroF32, PANEL, by_rows};
 
 pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
     narrow: None,
@@ -17,15 +17,7 @@ const COLUMNS: usize = 8;
 /// As [`MicroF32::run`].
 unsafe fn run_f32(block: &F32Block) {
     // SAFETY: by the caller's word.
-    unsafe {
-        match block.rows {
-            1 => rows::<1>(block),
-            2 => rows::<2>(block),
-            3 => rows::<3>(block),
-            4 => rows::<4>(block),
-            n => unreachable!("a block of {n} rows"),
-        }
-    }
+    unsafe { by_rows!(rows, block, 1 2 3 4) }
 }
 
 #[inline]

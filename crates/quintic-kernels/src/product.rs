@@ -421,27 +421,10 @@ impl Plan<'_> {
         if unsafe { self.few_f32(block) } {
             return;
         }
-        if let Some((micro, rows_of_call)) = self.narrow(block) {
+        if let Some((run, most)) = self.narrow(block) {
             let b = panel.as_ptr().cast::<u16>();
-            let b = b.wrapping_add(block.k * PANEL);
-            for row in (0..block.rows).step_by(rows_of_call) {
-                let at = self.x.stride.at(block.first_row + row, 0) + block.k;
-                // SAFETY: rows and `k` are inside the operand and the panel, rows inside the tile of sums.
-                unsafe {
-                    micro(&F32Block {
-                        a: self.x.as_f32().add(at),
-                        a_row: self.x.stride.row,
-                        b,
-                        depth: block.step,
-                        c: block.sums.add(row * PANEL),
-                        c_row: PANEL,
-                        rows: rows_of_call.min(block.rows - row),
-                        accumulate: block.k > 0,
-                        fetch: Fetch::along(b),
-                    });
-                    self.finish(block, row, rows_of_call);
-                }
-            }
+            // SAFETY: `k` is inside the panel. What comes next is fetched by the product itself.
+            unsafe { self.in_calls(block, run, most, b.add(block.k * PANEL), &[]) };
             return;
         }
         // SAFETY: `k + step <= depth`, so all ranges are inside the panel; packed bytes are
@@ -473,16 +456,35 @@ impl Plan<'_> {
                 }
             }
         };
-        let rows_of_call = evenly(block.rows, self.micro_rows);
-        let calls = block.rows.div_ceil(rows_of_call);
         let next = self.next_bytes(block);
+        // SAFETY: as above.
+        unsafe { self.in_calls(block, self.table.f32.run, self.micro_rows, b, next) }
+    }
+
+    /// Multiplies a block's rows with the weights that begin at `b`, in equal calls of at most `most`, finishes
+    /// them, and fetches the bytes of the block that comes next.
+    ///
+    /// # Safety
+    ///
+    /// As [`Plan::run`]; there are weights of the block's depth at `b`, and `run` takes `most` rows.
+    unsafe fn in_calls<T>(
+        &self,
+        block: &BlockOf<'_>,
+        run: unsafe fn(&F32Block<T>),
+        most: usize,
+        b: *const T,
+        next: &[u8],
+    ) {
+        // A call of one or two rows has so few sums that each multiply-add waits for the one before.
+        let calls = block.rows.div_ceil(most).max(1);
+        let rows_of_call = block.rows.div_ceil(calls).max(1);
         let mut ahead = Ahead::of(next, calls);
         for (call, row) in (0..block.rows).step_by(rows_of_call).enumerate() {
             ahead.fetch();
             let at = self.x.stride.at(block.first_row + row, 0) + block.k;
             // SAFETY: rows and `k` are inside the operand, rows inside the tile of sums.
             unsafe {
-                (self.table.f32.run)(&F32Block {
+                run(&F32Block {
                     a: self.x.as_f32().add(at),
                     a_row: self.x.stride.row,
                     b,
@@ -491,7 +493,11 @@ impl Plan<'_> {
                     c_row: PANEL,
                     rows: rows_of_call.min(block.rows - row),
                     accumulate: block.k > 0,
-                    fetch: fetch(b, next, call, calls),
+                    fetch: match calls {
+                        // What follows in memory is what is read next.
+                        1 => Fetch::along(b),
+                        _ => Fetch::part(next, call, calls),
+                    },
                 });
                 self.finish(block, row, rows_of_call);
             }
@@ -604,7 +610,7 @@ impl Plan<'_> {
         }
     }
 
-    /// What multiplies a block of few rows with narrow weights, and how many of them at a time.
+    /// What multiplies a block of few rows with narrow weights, and how many of them at most in a call.
     fn narrow(&self, block: &BlockOf<'_>) -> Option<(RunNarrow, usize)> {
         let narrow = self.table.f32.narrow?;
         let micro = match self.w.shape().storage {
@@ -612,8 +618,7 @@ impl Plan<'_> {
             Storage::F16 => narrow.f16,
             _ => return None,
         };
-        let rows_of_call = evenly(block.rows, narrow.max_rows);
-        (block.rows <= narrow.worth_rows).then_some((micro, rows_of_call))
+        (block.rows <= narrow.worth_rows).then_some((micro, narrow.max_rows))
     }
 
     /// Hands the sums of some rows on while they are in the nearest cache.
@@ -661,21 +666,6 @@ impl Plan<'_> {
 }
 
 type RunNarrow = unsafe fn(&F32Block<u16>);
-
-/// How many of `rows` a call takes, of which it can take `most`. Equal parts: a call of one or two rows
-/// has so few sums that each multiply-add waits for the one before.
-fn evenly(rows: usize, most: usize) -> usize {
-    rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
-}
-
-/// What call number `call` of `calls` that read a block from `b` on asks for.
-fn fetch<T>(b: *const T, next: &[u8], call: usize, calls: usize) -> Fetch {
-    match calls {
-        // What follows in memory is what is read next.
-        1 => Fetch::along(b),
-        _ => Fetch::part(next.as_ptr(), next.len(), call, calls),
-    }
-}
 
 /// From so many calls on a block of weights is fetched between those of the one before. With fewer, each
 /// would ask for more lines at once than a core can wait for; then the innermost product fetches them.

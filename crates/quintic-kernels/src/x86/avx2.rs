@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::micro::{CHUNK, F32Block, MicroF32, NarrowF32, PANEL};
+use crate::micro::{CHUNK, F32Block, MicroF32, NarrowF32, PANEL, by_rows};
 
 pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
     narrow: Some(NarrowF32 {
@@ -48,17 +48,7 @@ macro_rules! write {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn run_f32(block: &F32Block) {
     // SAFETY: by the caller's word.
-    unsafe {
-        match block.rows {
-            1 => rows::<1>(block),
-            2 => rows::<2>(block),
-            3 => rows::<3>(block),
-            4 => rows::<4>(block),
-            5 => rows::<5>(block),
-            6 => rows::<6>(block),
-            n => unreachable!("a block of {n} rows"),
-        }
-    }
+    unsafe { by_rows!(rows, block, 1 2 3 4 5 6) }
 }
 
 #[inline]
@@ -96,16 +86,7 @@ unsafe fn rows<const ROWS: usize>(block: &F32Block) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn run_f32_over_bf16(block: &F32Block<u16>) {
     // SAFETY: by the caller's word.
-    unsafe {
-        match block.rows {
-            1 => rows_over_bf16::<1>(block),
-            2 => rows_over_bf16::<2>(block),
-            3 => rows_over_bf16::<3>(block),
-            4 => rows_over_bf16::<4>(block),
-            5 => rows_over_bf16::<5>(block),
-            n => unreachable!("a block of {n} rows"),
-        }
-    }
+    unsafe { by_rows!(rows_over_bf16, block, 1 2 3 4 5) }
 }
 
 /// # Safety
@@ -114,16 +95,7 @@ unsafe fn run_f32_over_bf16(block: &F32Block<u16>) {
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn run_f32_over_f16(block: &F32Block<u16>) {
     // SAFETY: by the caller's word.
-    unsafe {
-        match block.rows {
-            1 => rows_over_f16::<1>(block),
-            2 => rows_over_f16::<2>(block),
-            3 => rows_over_f16::<3>(block),
-            4 => rows_over_f16::<4>(block),
-            5 => rows_over_f16::<5>(block),
-            n => unreachable!("a block of {n} rows"),
-        }
-    }
+    unsafe { by_rows!(rows_over_f16, block, 1 2 3 4 5) }
 }
 
 /// Chunk by chunk, first one half of its columns, then the other, so that weights are read in the order in

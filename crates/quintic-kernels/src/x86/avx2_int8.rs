@@ -7,7 +7,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::micro::PANEL;
+use crate::micro::{PANEL, by_rows};
 use crate::quantised::{CHUNK, INT8_CHUNK, Int8Block, LINE, MicroInt8, QUAD, nothing};
 
 pub(crate) const MICRO: MicroInt8 = MicroInt8 {
@@ -25,14 +25,7 @@ pub(crate) const MICRO: MicroInt8 = MicroInt8 {
 #[target_feature(enable = "avx2")]
 unsafe fn run(block: &Int8Block) {
     // SAFETY: by the caller's word.
-    unsafe {
-        match block.rows {
-            1 => rows::<1>(block),
-            2 => rows::<2>(block),
-            3 => rows::<3>(block),
-            n => unreachable!("a block of {n} rows"),
-        }
-    }
+    unsafe { by_rows!(rows, block, 1 2 3) }
 }
 
 #[inline]

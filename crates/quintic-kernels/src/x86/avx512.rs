@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use crate::micro::{Bf16Block, CHUNK, F32Block, MicroBf16, MicroF32, NarrowF32, PANEL};
+use crate::micro::{Bf16Block, CHUNK, F32Block, MicroBf16, MicroF32, NarrowF32, PANEL, by_rows};
 
 pub(crate) const MICRO_F32: MicroF32 = MicroF32 {
     max_rows: 14,
@@ -70,21 +70,6 @@ const AHEAD_BOTH: usize = 2048;
 ///
 /// None.
 unsafe fn nothing() {}
-
-/// Calls `$f::<rows>($block)`, or `$f::<rows, MORE>($block)`.
-macro_rules! by_rows {
-    ($f:ident $($more:ident)?, $block:expr, $($rows:literal)*) => {
-        by_rows!(@ $f [$($more)?], $block, $($rows)*)
-    };
-    (@ $f:ident $more:tt, $block:expr, $($rows:literal)*) => {
-        match $block.rows {
-            $($rows => by_rows!(@@ $f $rows $more)($block),)*
-            rows => unreachable!("a block of {rows} rows"),
-        }
-    };
-    (@@ $f:ident $rows:literal []) => { $f::<$rows> };
-    (@@ $f:ident $rows:literal [$more:ident]) => { $f::<$rows, $more> };
-}
 
 /// Writes sums to `c` or adds them. A macro: passed to a function, the sums would leave their
 /// registers.

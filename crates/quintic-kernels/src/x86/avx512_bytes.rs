@@ -17,8 +17,8 @@ use std::arch::asm;
 use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::avx512_int8::{ahead, by_rows};
-use crate::micro::PANEL;
+use super::avx512_int8::ahead;
+use crate::micro::{PANEL, by_rows};
 use crate::quantised::{CHUNK, INT8_CHUNK, Int8Block, LINE, MicroInt8, QUAD, nothing};
 
 pub(crate) const MICRO_VNNI: MicroInt8 = MicroInt8 {

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-use crate::micro::{Bf16Block, F32Block, PANEL};
+use crate::micro::{Bf16Block, F32Block, PANEL, by_rows};
 use crate::quantised::{CHUNK, FewRows, INT4_CHUNK, INT4_CODES, INT8_CHUNK, LINE, QUAD, Quantised};
 
 /// f32 rows; AVX-512 F alone.
@@ -48,17 +48,6 @@ const INT4_LINES: usize = CHUNK / QUAD / 2;
 
 /// Columns of half a panel: lanes of a vector.
 const HALF: usize = PANEL / 2;
-
-/// Calls `$f::<rows>($block)`.
-macro_rules! by_rows {
-    ($f:ident, $block:expr, $($rows:literal)*) => {
-        match $block.rows {
-            $($rows => $f::<$rows>($block),)*
-            rows => unreachable!("a block of {rows} rows"),
-        }
-    };
-}
-pub(super) use by_rows;
 
 /// Writes sums to `c` or adds them, as `avx512` does.
 macro_rules! write {
