@@ -25,7 +25,7 @@ _NEUTRAL = ("synced_gpus", "use_model_defaults", "logits_processor", "stopping_c
 _IGNORED_LABEL = -100
 
 
-class ConditionalGeneration(_weights.WeightProperties):
+class ConditionalGeneration(_weights.WeightProperties[Seq2Seq]):
     """What all encoder-decoder classes share; see :class:`quintic.T5ForConditionalGeneration`.
 
     Immutable weights, no gradients. A call computes on the engine's own threads without the GIL;
@@ -63,7 +63,6 @@ class ConditionalGeneration(_weights.WeightProperties):
         made.name_or_path = name
         return made
 
-    _engine: Seq2Seq
     name_or_path: str
 
     @property

@@ -12,11 +12,10 @@ from quintic._quintic import Encoder
 from quintic.errors import InputError, UnsupportedError
 
 
-class ModuleMethods(_weights.WeightProperties):
+class ModuleMethods(_weights.WeightProperties[Encoder]):
     """What users of modules ask a model for, and how modules that hold one move it."""
 
     config: Any
-    _engine: Encoder
     _remake: Callable[[dict[str, Any]], Encoder]
     _stand_in: Any
     _padding: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from quintic import _names
 from quintic._quintic import Encoder, Seq2Seq
@@ -73,10 +73,13 @@ def type_of(engine: Encoder | Seq2Seq) -> str | None:
     return engine.weights if engine.weights in TYPES else None
 
 
-class WeightProperties:
+Engine = TypeVar("Engine", Encoder, Seq2Seq)
+
+
+class WeightProperties(Generic[Engine]):
     """What a model says of its weights in integers."""
 
-    _engine: Encoder | Seq2Seq
+    _engine: Engine
 
     @property
     def weights(self) -> str | None:
