@@ -18,11 +18,16 @@ use crate::Kernels;
 use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
-use crate::rowwise::Pairs;
+use crate::rowwise::{Finish, FinishBlock};
 use crate::scores::{ScoreBias, ScoreMask, ScoresAt, modify};
+use crate::tiles::{self, TileOf};
 
 /// Keys whose scores are held at once.
 const KEY_BLOCK: usize = 512;
+
+/// Keys whose scores are made, and then looked through, at a time: 16 KiB of scores, which a first-level cache
+/// still has.
+const SCORE_BLOCK: usize = 128;
 
 /// Most queries of a block: with the keys above, the scores take at most 64 KiB.
 const MAX_QUERIES: usize = 32;
@@ -45,7 +50,7 @@ impl Kernels {
     ///
     /// # Numerics
     ///
-    /// Queries, keys and values are f32; the type of `out` says how they are multiplied. In f32
+    /// Queries, keys and values are f32, or in two parts of bf16; the type of `out` says how they are multiplied. In f32
     /// everything is, and so is everything of a row with one query and of the few of a decoder's step. In
     /// bf16, scores are computed from f32 (with AMX, from two bf16 parts each), since T5 does not
     /// scale them and an error of a score is a factor of a weight; weights of the softmax and
@@ -133,7 +138,8 @@ impl Kernels {
     }
 }
 
-/// How many bf16 parts the factors of the two products are split into; none means f32.
+/// How many bf16 parts the factors of the two products are split into; none means f32. Queries and keys have two or
+/// none.
 #[derive(Clone, Copy, Debug)]
 struct Planes {
     /// Queries and keys.
@@ -168,7 +174,7 @@ impl Kernels {
 /// Where the pieces of a task's memory begin, in f32.
 #[derive(Clone, Copy, Debug, Default)]
 struct Room {
-    /// Queries of a block, `[32, d_kv]`.
+    /// Queries of a block, `[32, d_kv]` in f32, or two groups of tiles.
     queries: usize,
     query_row: usize,
     /// Scores, `[32, KEY_BLOCK]`.
@@ -180,7 +186,7 @@ struct Room {
     sums: usize,
     keys: usize,
     values: usize,
-    /// From one plane to the next, in f32.
+    /// From one plane of values to the next, in f32.
     plane: usize,
     total: usize,
 }
@@ -258,10 +264,12 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         // `n` values: f32, or as many bf16 for each plane.
         let size = |n: usize, planes: usize| if planes == 0 { n } else { n / 2 * planes };
         let Planes { scores, values } = self.planes;
-        let query_row = if scores == 0 {
-            row_stride(depth, 4)
-        } else {
-            depth
+        // Where a product has several terms its factors stand one behind the other, a term after the other: a product
+        // of three times the depth, which keeps its sums in tiles.
+        let depths = terms(scores).len() * depth;
+        let query_row = match scores {
+            0 => row_stride(depth, 4),
+            _ => depths,
         };
         let score_row = row_stride(n.clamp(1, KEY_BLOCK), 4);
         let mut total = 0;
@@ -274,7 +282,10 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             query_row,
             score_row,
             plane: n * depth / 2,
-            queries: take(size(MAX_QUERIES * query_row, scores)),
+            queries: take(match scores {
+                0 => MAX_QUERIES * query_row,
+                _ => MAX_QUERIES * query_row / 2,
+            }),
             scores: take(MAX_QUERIES * score_row),
             weights: take(if values == 0 {
                 0
@@ -282,7 +293,10 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                 size(MAX_QUERIES * score_row, values)
             }),
             sums: take(MAX_QUERIES * depth),
-            keys: take(size(n * depth, scores)),
+            keys: take(match scores {
+                0 => n * depth,
+                _ => n * depths / 2,
+            }),
             values: take(size(n * depth, values)),
             total,
         }
@@ -342,28 +356,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     }
                 }
             } else {
-                let planes = self.bf16(memory, self.room.keys, self.room.plane, padded * depth);
-                if d_kv < depth || n < padded {
-                    for plane in &planes[..self.planes.scores] {
-                        std::slice::from_raw_parts_mut(*plane, padded * depth).fill(0);
-                    }
-                }
-                // Vectors split a row; pairs of `k` then go to their places two by two.
-                let mut parts = [vec![0u16; depth], vec![0u16; depth]];
-                for key in 0..n {
-                    let row = f32_row(keys.keys, first + key, key_column, d_kv);
-                    let [high, low] = &mut parts;
-                    (self.kernels.table.rows.split)(row, high, low);
-                    let column = key / PANEL * PANEL * depth + key % 16 * 2;
-                    for (plane, part) in planes.iter().zip(&parts) {
-                        for (pair, values) in part.chunks_exact(2).enumerate() {
-                            let k = 2 * pair;
-                            let to = ((k / CHUNK * 2 + key % PANEL / 16) * 16 + k % CHUNK / 2) * 32;
-                            let to = plane.add(column + to).cast::<[u16; 2]>();
-                            *to = [values[0], values[1]];
-                        }
-                    }
-                }
+                self.key_tiles(memory.add(self.room.keys).cast());
             }
             if self.planes.values == 0 {
                 let v = std::slice::from_raw_parts_mut(memory.add(self.room.values), n * depth);
@@ -382,43 +375,72 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     }
                 }
             } else {
-                let planes = self.bf16(memory, self.room.values, self.room.plane, padded * depth);
-                if d_kv < depth || n < padded {
-                    for plane in &planes[..self.planes.values] {
-                        std::slice::from_raw_parts_mut(*plane, padded * depth).fill(0);
+                self.value_tiles(memory.add(self.room.values).cast(), padded);
+            }
+        }
+    }
+
+    /// Keys in panels of 32, each with all terms of the product.
+    unsafe fn key_tiles(&self, to: *mut u16) {
+        let Attention { d_kv, keys, .. } = *self.attention;
+        let chunks = d_kv.div_ceil(CHUNK);
+        let terms = terms(self.planes.scores);
+        let n = self.seen.len();
+        let panel = terms.len() * chunks * CHUNK * PANEL;
+        for first in (0..n.next_multiple_of(PANEL)).step_by(tiles::ROWS) {
+            for chunk in 0..chunks {
+                // SAFETY: as in `pack`.
+                unsafe {
+                    let start = to.add(first / PANEL * panel + first % PANEL / tiles::ROWS * tiles::SIZE);
+                    let place = |term: usize| start.add((term * chunks + chunk) * CHUNK * PANEL);
+                    let of_part = |part: usize| terms.iter().position(|&(_, key)| key == part);
+                    let (Some(high), Some(low)) = (of_part(0), of_part(1)) else {
+                        unreachable!("queries and keys have two parts")
+                    };
+                    (self.kernels.table.tiles.keys)(&TileOf {
+                        x: keys.keys,
+                        token: keys.starts[self.task.row] + self.seen.start + first,
+                        rows: tiles::ROWS.min(n.saturating_sub(first)),
+                        column: keys.key_column + self.head() * d_kv + chunk * CHUNK,
+                        columns: CHUNK.min(d_kv - chunk * CHUNK),
+                        high: place(high),
+                        low: place(low),
+                    });
+                    for (term, _) in terms.iter().enumerate().skip(high + 1).filter(|(_, (_, key))| *key == 0) {
+                        std::ptr::copy_nonoverlapping(place(high), place(term), tiles::SIZE);
                     }
                 }
-                for key in (0..n).step_by(2) {
-                    let row = |key| f32_row(keys.values, first + key, value_column, d_kv);
-                    let to = (key / CHUNK * 2 * 16 + key % CHUNK / 2) * PANEL;
-                    (self.kernels.table.rows.pairs)(&Pairs {
-                        even: row(key),
-                        odd: (key + 1 < n).then(|| row(key + 1)),
-                        high: planes[0].add(to),
+            }
+        }
+    }
+
+    /// Values in panels of 32 columns, for each part.
+    unsafe fn value_tiles(&self, to: *mut u16, padded: usize) {
+        let Attention { d_kv, keys, .. } = *self.attention;
+        let n = self.seen.len();
+        for panel in 0..d_kv.div_ceil(PANEL) {
+            for first in (0..n).step_by(CHUNK) {
+                // SAFETY: as in `pack`.
+                unsafe {
+                    let high = to.add((panel * padded + first) * PANEL);
+                    (self.kernels.table.tiles.values)(&TileOf {
+                        x: keys.values,
+                        token: keys.starts[self.task.row] + self.seen.start + first,
+                        rows: CHUNK.min(n - first),
+                        column: keys.value_column + self.head() * d_kv + panel * PANEL,
+                        columns: PANEL.min(d_kv - panel * PANEL),
+                        high,
                         low: match self.planes.values {
                             1 => std::ptr::null_mut(),
-                            _ => planes[1].add(to),
+                            _ => high.add(2 * self.room.plane),
                         },
-                        panel: padded * PANEL,
                     });
                 }
             }
         }
     }
 
-    /// Where two planes of bf16 begin that are laid out from `start` on.
-    unsafe fn bf16(&self, memory: *mut f32, start: usize, plane: usize, n: usize) -> [*mut u16; 2] {
-        debug_assert!(n <= 2 * plane);
-        // SAFETY: the room has as many planes as are used; the second may be its end.
-        unsafe {
-            [
-                memory.add(start).cast(),
-                memory.wrapping_add(start + plane).cast(),
-            ]
-        }
-    }
-
-    /// Queries of a block, row after row.
+    /// Queries of a block: row after row, or in tiles with all terms of the product.
     unsafe fn load_queries(&self, memory: *mut f32, queries: Range<usize>) {
         let Attention { d_kv, .. } = *self.attention;
         let first = self.attention.row_starts[self.task.row] + queries.start;
@@ -427,21 +449,37 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         // SAFETY: 32 rows were laid out, and there are no more queries in a block.
         unsafe {
             let start = memory.add(self.room.queries);
-            let planes = self.bf16(memory, self.room.queries, MAX_QUERIES * row / 2, 0);
-            for query in 0..queries.len() {
-                let values = f32_row(self.attention.queries, first + query, column, d_kv);
-                if self.planes.scores == 0 {
+            if self.planes.scores == 0 {
+                for query in 0..queries.len() {
+                    let values = f32_row(self.attention.queries, first + query, column, d_kv);
                     let to = std::slice::from_raw_parts_mut(start.add(query * row), d_kv);
                     to.copy_from_slice(values);
-                    continue;
                 }
-                let part = |plane: usize| {
-                    std::slice::from_raw_parts_mut(planes[plane].add(query * row), row)
-                };
-                let (high, low) = (part(0), part(1));
-                (self.kernels.table.rows.split)(values, high, low);
-                high[d_kv..].fill(0);
-                low[d_kv..].fill(0);
+                return;
+            }
+            let chunks = d_kv.div_ceil(CHUNK);
+            let terms = terms(self.planes.scores);
+            let of_part = |part: usize| terms.iter().position(|&(query, _)| query == part);
+            let (Some(high), Some(low)) = (of_part(0), of_part(1)) else {
+                unreachable!("queries and keys have two parts")
+            };
+            for group in (0..queries.len()).step_by(tiles::ROWS) {
+                for chunk in 0..chunks {
+                    let start = start.cast::<u16>().add(group * row);
+                    let place = |term: usize| start.add((term * chunks + chunk) * tiles::SIZE);
+                    (self.kernels.table.tiles.rows)(&TileOf {
+                        x: self.attention.queries,
+                        token: first + group,
+                        rows: tiles::ROWS.min(queries.len() - group),
+                        column: column + chunk * CHUNK,
+                        columns: CHUNK.min(d_kv - chunk * CHUNK),
+                        high: place(high),
+                        low: place(low),
+                    });
+                    for (term, _) in terms.iter().enumerate().skip(high + 1).filter(|(_, (query, _))| *query == 0) {
+                        std::ptr::copy_nonoverlapping(place(high), place(term), tiles::SIZE);
+                    }
+                }
             }
         }
     }
@@ -467,24 +505,32 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         }
         for first in seen.clone().step_by(KEY_BLOCK) {
             let keys = first..(first + KEY_BLOCK).min(seen.end);
-            // SAFETY: see above.
-            unsafe { self.score(memory, n, &keys) };
-            let full = self.mask.is_full(task.row, positions.clone(), keys.clone());
             let is_first = first == seen.start;
-            for query in 0..n {
-                let at = ScoresAt {
-                    row: task.row,
-                    head: self.head(),
-                    query: positions.start + query,
-                    first_key: keys.start,
-                };
+            let mut new = max;
+            for first in keys.clone().step_by(SCORE_BLOCK) {
+                let some = first..(first + SCORE_BLOCK).min(keys.end);
+                let full = self.mask.is_full(task.row, positions.clone(), some.clone());
                 // SAFETY: see above; `Kernels` holds an available instruction set.
                 unsafe {
-                    let scores = memory.add(self.room.scores + query * self.room.score_row);
-                    let scores = std::slice::from_raw_parts_mut(scores, keys.len());
-                    modify(self.kernels.isa(), self.bias, self.mask, at, full, scores);
-                    let new = (rows.max)(scores);
-                    let new = if new > max[query] { new } else { max[query] };
+                    self.score(memory, n, keys.start, &some);
+                    for (query, new) in new[..n].iter_mut().enumerate() {
+                        let at = ScoresAt {
+                            row: task.row,
+                            head: self.head(),
+                            query: positions.start + query,
+                            first_key: some.start,
+                        };
+                        let scores = self.scores_of(memory, query, some.start - keys.start, some.len());
+                        modify(self.kernels.isa(), self.bias, self.mask, at, full, scores);
+                        let largest = (rows.max)(scores);
+                        *new = if largest > *new { largest } else { *new };
+                    }
+                }
+            }
+            for query in 0..n {
+                let new = new[query];
+                // SAFETY: see above.
+                unsafe {
                     if !is_first && new > max[query] {
                         let factor = if max[query] == f32::NEG_INFINITY {
                             0.0
@@ -498,6 +544,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         }
                     }
                     max[query] = new;
+                    let scores = self.scores_of(memory, query, 0, keys.len());
                     sum[query] += self.weigh(memory, query, scores, new);
                 }
             }
@@ -507,29 +554,62 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         // The sums are divided by their weights' sum anyway: a gain costs nothing here, is not
         // rounded to bf16 with the weights or the values, and a gain of one changes no bit.
         let gain = self.attention.head_gain(self.head());
+        let d_kv = self.attention.d_kv;
+        let token = self.attention.row_starts[task.row] + queries.start;
+        let is_blind = |query: usize| max[query] == f32::NEG_INFINITY && sum[query] == 0.0;
         for query in 0..n {
-            let token = self.attention.row_starts[task.row] + queries.start + query;
-            // SAFETY: see above.
-            unsafe {
-                if max[query] == f32::NEG_INFINITY && sum[query] == 0.0 {
-                    self.mean_of_values(out, token, self.head(), gain);
-                    continue;
-                }
-                let factor = gain / sum[query];
-                for panel in 0..panels {
+            for panel in 0..panels {
+                // SAFETY: see above.
+                unsafe {
                     let row = sums.add((panel * MAX_QUERIES + query) * PANEL);
                     let row = std::slice::from_raw_parts_mut(row, PANEL);
-                    (rows.scale)(row, factor);
-                    let n = (self.attention.d_kv - panel * PANEL).min(PANEL);
-                    let column = self.head() * self.attention.d_kv + panel * PANEL;
-                    self.write(out, token, column, &row[..n]);
+                    (rows.scale)(row, gain / sum[query]);
                 }
             }
         }
+        // Sixteen columns that begin at a multiple of sixteen are stored as a vector.
+        let is_whole = d_kv.is_multiple_of(16) && !(0..n).any(is_blind);
+        for panel in 0..panels {
+            let column = self.head() * d_kv + panel * PANEL;
+            // SAFETY: see above.
+            unsafe {
+                let sums = sums.add(panel * MAX_QUERIES * PANEL);
+                if is_whole {
+                    (rows.finish)(&FinishBlock {
+                        sums,
+                        rows: n,
+                        token,
+                        column,
+                        columns: (self.head() + 1) * d_kv,
+                        finish: Finish::Store(*out),
+                    });
+                    continue;
+                }
+                for query in (0..n).filter(|&query| !is_blind(query)) {
+                    let row = std::slice::from_raw_parts(sums.add(query * PANEL), PANEL);
+                    let n = (d_kv - panel * PANEL).min(PANEL);
+                    self.write(out, token + query, column, &row[..n]);
+                }
+            }
+        }
+        for query in (0..n).filter(|&query| is_blind(query)) {
+            // SAFETY: see above.
+            unsafe { self.mean_of_values(out, token + query, self.head(), gain) };
+        }
     }
 
-    /// Scores of `n` queries with `keys`, which begin at a panel.
-    unsafe fn score(&self, memory: *mut f32, n: usize, keys: &Range<usize>) {
+    /// Some scores of a query of a block.
+    #[allow(clippy::mut_from_ref, reason = "the memory is the task's own")]
+    unsafe fn scores_of(&self, memory: *mut f32, query: usize, first: usize, n: usize) -> &mut [f32] {
+        // SAFETY: by the caller's word; a row of scores has room for a block of keys.
+        unsafe {
+            let row = memory.add(self.room.scores + query * self.room.score_row);
+            std::slice::from_raw_parts_mut(row.add(first), n)
+        }
+    }
+
+    /// Scores of `n` queries with `keys`, which begin at a panel; the block that they belong to begins at `start`.
+    unsafe fn score(&self, memory: *mut f32, n: usize, start: usize, keys: &Range<usize>) {
         let Room {
             query_row,
             score_row,
@@ -541,7 +621,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         for panel in 0..keys.len().div_ceil(PANEL) {
             // SAFETY: as in `run`; a row of scores has room for whole panels.
             unsafe {
-                let c = memory.add(self.room.scores + panel * PANEL);
+                let c = memory.add(self.room.scores + keys.start - start + panel * PANEL);
                 match (self.planes.scores, self.kernels.table.bf16) {
                     (0, _) => {
                         let micro = self.kernels.table.f32;
@@ -561,24 +641,21 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         }
                     }
                     (planes, Some(micro)) => {
-                        let a = memory.add(self.room.queries).cast::<u16>();
+                        let chunks = terms(planes).len() * chunks;
+                        let b = memory.add(self.room.keys).cast::<u16>();
                         for query in (0..n).step_by(micro.max_rows) {
-                            for (term, &(x, w)) in terms(planes).iter().enumerate() {
-                                let b = memory.add(self.room.keys + w * self.room.plane);
-                                (micro.run)(&Bf16Block {
-                                    a: a.add((x * MAX_QUERIES + query) * query_row),
-                                    a_row: query_row,
-                                    a_group: 16 * query_row,
-                                    a_chunk: CHUNK,
-                                    b: b.cast::<u16>()
-                                        .add((first + panel) * PANEL * chunks * CHUNK),
-                                    chunks,
-                                    c: c.add(query * score_row),
-                                    c_row: score_row,
-                                    rows: micro.max_rows.min(n - query),
-                                    accumulate: term > 0,
-                                });
-                            }
+                            (micro.run)(&Bf16Block {
+                                a: memory.add(self.room.queries).cast::<u16>().add(query * query_row),
+                                a_row: CHUNK,
+                                a_group: tiles::ROWS * query_row,
+                                a_chunk: tiles::SIZE,
+                                b: b.add((first + panel) * PANEL * chunks * CHUNK),
+                                chunks,
+                                c: c.add(query * score_row),
+                                c_row: score_row,
+                                rows: micro.max_rows.min(n - query),
+                                accumulate: false,
+                            });
                         }
                     }
                     (_, None) => unreachable!("operands in bf16 without products of bf16"),

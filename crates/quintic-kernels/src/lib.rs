@@ -39,6 +39,7 @@ mod table;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod top;
 #[cfg(target_arch = "x86_64")]
 mod x86;

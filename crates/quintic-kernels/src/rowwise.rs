@@ -57,21 +57,6 @@ pub(crate) struct NormBlock<'a> {
     pub(crate) out: Sink,
 }
 
-/// Two rows of a matrix that is the weights of a product of bf16: adjacent `k`.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pairs<'a> {
-    /// Row `2 k`.
-    pub(crate) even: &'a [f32],
-    /// Row `2 k + 1`, as long; zeros if there is none.
-    pub(crate) odd: Option<&'a [f32]>,
-    /// Place of the pair in the first panel.
-    pub(crate) high: *mut u16,
-    /// The same for the rest that a bf16 leaves; null if that is left out.
-    pub(crate) low: *mut u16,
-    /// Elements from one panel to the next.
-    pub(crate) panel: usize,
-}
-
 /// Row operations of an instruction set. All are `unsafe` to call for one reason: the
 /// instruction set must be there. What else they ask for stands at each.
 #[derive(Clone, Copy, Debug)]
@@ -86,8 +71,6 @@ pub(crate) struct Rowwise {
     pub(crate) exp: unsafe fn(&mut [f32], f32) -> f32,
     /// As `exp`, but writes bf16 and sums what they are after rounding.
     pub(crate) exp_bf16: unsafe fn(&[f32], f32, &mut [u16]) -> f32,
-    /// Two rows as pairs of bf16, see [`Pairs`], whose places exist and are this thread's.
-    pub(crate) pairs: unsafe fn(&Pairs<'_>),
     /// Both bf16 parts of each value; all three are as long.
     pub(crate) split: unsafe fn(&[f32], &mut [u16], &mut [u16]),
     /// `x *= factor`.
@@ -120,7 +103,6 @@ macro_rules! instantiate {
             exp: instance::exp,
             exp_bf16: instance::exp_bf16,
             scale: instance::scale,
-            pairs: instance::pairs,
             split: instance::split,
             dots: instance::dots,
             mix: instance::mix,
@@ -132,7 +114,7 @@ macro_rules! instantiate {
         mod instance {
             // The one thing that every function here asks for: the instruction set.
             #![allow(clippy::missing_safety_doc)]
-            use crate::rowwise::{FinishBlock, NormBlock, Pairs, body};
+            use crate::rowwise::{FinishBlock, NormBlock, body};
 
             $(#[$feature])?
             pub(super) unsafe fn finish(block: &FinishBlock) {
@@ -173,11 +155,6 @@ macro_rules! instantiate {
             pub(super) unsafe fn mix(weights: &[f32], b: *const f32, stride: usize, _: usize, out: &mut [f32]) {
                 // SAFETY: by the caller's word.
                 unsafe { body::mix::<$fma>(weights, b, stride, out) }
-            }
-            $(#[$feature])?
-            pub(super) unsafe fn pairs(rows: &Pairs<'_>) {
-                // SAFETY: by the caller's word.
-                unsafe { body::pairs(rows) }
             }
             $(#[$feature])?
             pub(super) unsafe fn widen_bf16(panel: &[u16], out: &mut [f32]) {
@@ -553,45 +530,6 @@ pub(crate) mod body {
     pub(crate) fn split(x: &[f32], high: &mut [u16], low: &mut [u16]) {
         for ((&x, high), low) in x.iter().zip(high).zip(low) {
             (*high, *low) = split_bf16(x);
-        }
-    }
-
-    /// # Safety
-    ///
-    /// As [`Rowwise::pairs`].
-    #[inline(always)]
-    pub(crate) unsafe fn pairs(rows: &Pairs<'_>) {
-        let n = rows.even.len();
-        for (half, first) in (0..n).step_by(LANES).enumerate() {
-            let to = half / 2 * rows.panel + half % 2 * (CHUNK / 2 * PANEL);
-            let columns = (n - first).min(LANES);
-            // SAFETY: by the caller's word.
-            let high = unsafe { rows.high.add(to).cast::<u32>() };
-            let low = rows.low.wrapping_add(to).cast::<u32>();
-            let one = |column: usize| {
-                let even = rows.even[first + column];
-                let odd = rows.odd.map_or(0.0, |odd| odd[first + column]);
-                let join = |even: u16, odd: u16| u32::from(odd) << 16 | u32::from(even);
-                // SAFETY: as above; a pair is aligned, since rows of pairs are.
-                unsafe {
-                    if rows.low.is_null() {
-                        *high.add(column) = join(to_bf16(even), to_bf16(odd));
-                    } else {
-                        let (even, odd) = (split_bf16(even), split_bf16(odd));
-                        *high.add(column) = join(even.0, odd.0);
-                        *low.add(column) = join(even.1, odd.1);
-                    }
-                }
-            };
-            if columns == LANES {
-                for column in 0..LANES {
-                    one(column);
-                }
-            } else {
-                for column in 0..columns {
-                    one(column);
-                }
-            }
         }
     }
 

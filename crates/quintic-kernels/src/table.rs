@@ -6,6 +6,7 @@ use crate::operand::Form;
 use crate::quantised::{FewRows, MICRO_PLAIN, MicroInt8, Quantised};
 use crate::rows::Expand;
 use crate::rowwise::Rowwise;
+use crate::tiles::Tiles;
 
 /// What an instruction set computes with.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +20,8 @@ pub(crate) struct Table {
     /// Whether two or three products of bf16 take less time than one of f32.
     pub(crate) splits: bool,
     pub(crate) rows: Rowwise,
+    /// Makes operands of an attention in bf16.
+    pub(crate) tiles: Tiles,
     /// Expands weights that stay as they are in a file.
     pub(crate) expand: Expand,
     pub(crate) int8: MicroInt8,
@@ -41,6 +44,7 @@ impl Table {
             bf16_form: Form::Bf16,
             splits: false,
             rows: crate::portable::ROWWISE,
+            tiles: crate::tiles::PLAIN,
             expand: crate::portable::EXPAND,
             int8: MICRO_PLAIN,
             has_fast_bytes: false,
@@ -51,13 +55,14 @@ impl Table {
         #[cfg(target_arch = "x86_64")]
         {
             use crate::x86::{
-                amx, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows,
+                amx, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows, avx512_tiles,
             };
             // Not every CPU with AVX-512 has it. The sums are the same.
             let has_vnni = is_x86_feature_detected!("avx512vnni");
             let with_avx512 = Table {
                 f32: avx512::MICRO_F32,
                 rows: avx512_rows::ROWWISE,
+                tiles: avx512_tiles::TILES,
                 expand: avx512::EXPAND,
                 int8: match has_vnni {
                     true => avx512_bytes::MICRO_VNNI,

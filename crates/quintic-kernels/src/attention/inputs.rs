@@ -2,7 +2,8 @@
 
 use crate::operand::{Form, Operand};
 
-/// Keys and values of an attention, `[tokens, n_heads * d_kv]` each, in f32.
+/// Keys and values of an attention, `[tokens, n_heads * d_kv]` each, in f32 or as
+/// [`Kernels::attention_operand`](crate::Kernels::attention_operand) has them.
 #[derive(Clone, Copy, Debug)]
 pub struct KeysValues<'a> {
     /// The matrix that keys stand in.
@@ -26,7 +27,7 @@ pub struct Attention<'a> {
     pub n_heads: usize,
     /// Width of a head.
     pub d_kv: usize,
-    /// Queries in f32, in the first `n_heads * d_kv` columns.
+    /// Queries, in the first `n_heads * d_kv` columns.
     pub queries: &'a Operand,
     /// Where rows of queries begin, `[rows + 1]`.
     pub row_starts: &'a [usize],
@@ -77,7 +78,10 @@ impl Attention<'_> {
             "columns of values"
         );
         let forms = [self.queries.form, keys.keys.form, keys.values.form];
-        assert_eq!(forms, [Form::F32; 3], "types of queries, keys and values");
+        assert!(
+            forms == [Form::F32; 3] || forms == [Form::Split; 3],
+            "types of queries, keys and values: {forms:?}"
+        );
         let starts = self.row_starts;
         assert!(
             starts.windows(2).all(|b| b[0] <= b[1])

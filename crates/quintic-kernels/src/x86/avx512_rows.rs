@@ -4,13 +4,13 @@
 use std::arch::x86_64::*;
 
 use crate::Activation;
-use crate::micro::{CHUNK, PANEL};
-use crate::rowwise::{Finish, FinishBlock, Pairs, Rowwise};
+use crate::micro::PANEL;
+use crate::rowwise::{Finish, FinishBlock, Rowwise};
 use crate::x86::avx512;
+use crate::x86::avx512_tiles::to_bf16;
 
 pub(crate) const ROWWISE: Rowwise = Rowwise {
     finish,
-    pairs,
     exp: exp_row,
     exp_bf16: exp_row_bf16,
     dots,
@@ -52,33 +52,6 @@ unsafe fn finish(block: &FinishBlock) {
                 }
             }
             _ => (avx512::ROWWISE.finish)(block),
-        }
-    }
-}
-
-/// # Safety
-///
-/// As [`Rowwise::pairs`].
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-unsafe fn pairs(rows: &Pairs<'_>) {
-    let n = rows.even.len();
-    if !n.is_multiple_of(LANES) || !rows.low.is_null() {
-        // SAFETY: by the caller's word.
-        return unsafe { (avx512::ROWWISE.pairs)(rows) };
-    }
-    for half in 0..n / LANES {
-        let to = half / 2 * rows.panel + half % 2 * (CHUNK / 2 * PANEL);
-        // SAFETY: by the caller's word; both rows have `n` values.
-        unsafe {
-            let even = to_bf16(_mm512_loadu_ps(rows.even.as_ptr().add(half * LANES)));
-            let pair = match rows.odd {
-                Some(odd) => {
-                    let odd = to_bf16(_mm512_loadu_ps(odd[half * LANES..][..LANES].as_ptr()));
-                    _mm512_or_si512(even, _mm512_slli_epi32::<16>(odd))
-                }
-                None => even,
-            };
-            _mm512_storeu_si512(rows.high.add(to).cast(), pair);
         }
     }
 }
@@ -294,19 +267,6 @@ fn exp(x: __m512) -> __m512 {
     let result = _mm512_mask_mov_ps(result, high, set(f32::INFINITY));
     let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
     _mm512_mask_mov_ps(result, nan, x)
-}
-
-/// [`math::to_bf16`](crate::math::to_bf16), each in the lower half of 32 bits.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn to_bf16(x: __m512) -> __m512i {
-    let bits = _mm512_castps_si512(x);
-    let upper = _mm512_srli_epi32::<16>(bits);
-    let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
-    let rounding = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
-    let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, rounding));
-    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
-    _mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40))
 }
 
 #[cfg(test)]
