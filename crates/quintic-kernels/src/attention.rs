@@ -655,6 +655,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                 c_row: score_row,
                                 rows: micro.max_rows.min(n - query),
                                 accumulate: false,
+                                a_is_near: true,
                             });
                         }
                     }
@@ -738,6 +739,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                     c_row: PANEL,
                                     rows: micro.max_rows.min(n - query),
                                     accumulate: !is_first || term > 0,
+                                    a_is_near: true,
                                 });
                             }
                         }

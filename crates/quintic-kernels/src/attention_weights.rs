@@ -6,8 +6,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::attention::f32_row;
 use crate::scores::{ScoreBias, ScoreMask, ScoresAt};
+use crate::tiles;
 use crate::{Attention, Kernels};
 
 impl Kernels {
@@ -81,13 +81,12 @@ impl Kernels {
 fn score(attention: &Attention<'_>, row: usize, head: usize, query: usize, out: &mut [f32]) {
     let Attention { d_kv, keys, .. } = *attention;
     let token = attention.row_starts[row] + query;
-    // SAFETY: `check_inputs` has found every row of queries and keys inside its operand, in f32.
-    let q = unsafe { f32_row(attention.queries, token, head * d_kv, d_kv) };
+    let (mut q, mut k) = (vec![0.0; d_kv], vec![0.0; d_kv]);
+    tiles::read(attention.queries, token, head * d_kv, &mut q);
     for (key, out) in out.iter_mut().enumerate() {
         let column = keys.key_column + head * d_kv;
-        // SAFETY: as above.
-        let k = unsafe { f32_row(keys.keys, keys.starts[row] + key, column, d_kv) };
-        let products = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * f64::from(k));
+        tiles::read(keys.keys, keys.starts[row] + key, column, &mut k);
+        let products = q.iter().zip(&k).map(|(&q, &k)| f64::from(q) * f64::from(k));
         *out = products.sum::<f64>() as f32;
     }
 }

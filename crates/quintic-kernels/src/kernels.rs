@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use crate::arena::Arena;
 use crate::memory::{Buffer, Shared};
+use crate::micro::CHUNK;
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Parts, Storage};
 use crate::product::{Scratch, has_product, product};
@@ -190,6 +191,29 @@ impl Kernels {
     /// An operand of zeros.
     pub fn operand(&self, precision: Precision, tokens: usize, columns: usize) -> Operand {
         Operand::zeroed(self.form(precision), tokens, columns)
+    }
+
+    /// An operand of zeros for queries, keys and values of heads of width `d_kv`, of an attention whose result is an
+    /// operand of `precision`: f32, or the two parts of bf16 that its products read, side by side.
+    ///
+    /// # Numerics
+    ///
+    /// Products of queries and keys in two parts of bf16 read the same bits from either.
+    pub fn attention_operand(
+        &self,
+        precision: Precision,
+        tokens: usize,
+        columns: usize,
+        d_kv: usize,
+    ) -> Operand {
+        let form = match self.form(precision) {
+            // A tile is one head's.
+            Form::Bf16Tiles | Form::Split if self.table.splits && d_kv.is_multiple_of(CHUNK) => {
+                Form::Split
+            }
+            _ => Form::F32,
+        };
+        Operand::zeroed(form, tokens, columns)
     }
 
     /// Bytes that an operand holds for a token.

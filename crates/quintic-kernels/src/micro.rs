@@ -92,6 +92,8 @@ pub(crate) struct Bf16Block {
     /// sums: the caller provides the memory for both.
     pub(crate) rows: usize,
     pub(crate) accumulate: bool,
+    /// Whether `a` is read again soon rather than `b`, and should stay in the nearest cache.
+    pub(crate) a_is_near: bool,
 }
 
 /// The f32 product of an instruction set.
@@ -387,6 +389,7 @@ mod tests {
                             c_row: PANEL,
                             rows,
                             accumulate,
+                            a_is_near: accumulate,
                         };
                         // SAFETY: everything was allocated; the instruction set is there.
                         unsafe {

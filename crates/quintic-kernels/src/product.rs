@@ -556,6 +556,7 @@ impl Plan<'_> {
                         c_row: PANEL,
                         rows: self.micro_rows.min(block.rows - row),
                         accumulate: block.k > 0 || term > 0,
+                        a_is_near: false,
                     });
                 }
             }

@@ -55,7 +55,8 @@ impl Table {
         #[cfg(target_arch = "x86_64")]
         {
             use crate::x86::{
-                amx, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows, avx512_tiles,
+                amx, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows,
+                avx512_tiles, avx512bf16_rows,
             };
             // Not every CPU with AVX-512 has it. The sums are the same.
             let has_vnni = is_x86_feature_detected!("avx512vnni");
@@ -88,6 +89,7 @@ impl Table {
                     f32: avx512::MICRO_F32_UNFETCHED,
                     bf16: Some(avx512::MICRO_BF16),
                     few_bf16: Some(avx512_int8::FEW_BF16),
+                    rows: avx512bf16_rows::ROWWISE,
                     ..with_avx512
                 },
                 Isa::Amx => Table {
@@ -97,6 +99,7 @@ impl Table {
                     bf16_form: Form::Bf16Tiles,
                     // A tile product does as much as sixteen multiply-adds in its time.
                     splits: true,
+                    rows: avx512bf16_rows::ROWWISE,
                     ..with_avx512
                 },
             }

@@ -5,7 +5,7 @@
 //! [`Bf16Block`](crate::micro::Bf16Block)). Here such pieces are made, from f32 or from values that were split into
 //! two parts of bf16 when they were written. Both ways give the same bits.
 
-use crate::math::{from_bf16, split_bf16, to_bf16};
+use crate::math::split_bf16;
 use crate::micro::CHUNK;
 use crate::operand::{Form, Operand};
 
@@ -107,6 +107,9 @@ unsafe fn values(tile: &TileOf<'_>) {
 /// If they do not exist.
 pub(crate) fn read(x: &Operand, token: usize, column: usize, out: &mut [f32]) {
     assert!(token < x.tokens && column + out.len() <= x.columns);
+    if let Some(row) = x.row_f32(token) {
+        return out.copy_from_slice(&row[column..column + out.len()]);
+    }
     for (i, out) in out.iter_mut().enumerate() {
         *out = x.get(token, column + i);
     }
@@ -115,6 +118,7 @@ pub(crate) fn read(x: &Operand, token: usize, column: usize, out: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::math::{from_bf16, to_bf16};
     use crate::tests::{for_each_isa, noise};
 
     /// The same values in f32 and in parts.

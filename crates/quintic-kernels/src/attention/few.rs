@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::{Attention, KEY_BLOCK, Room, Work, f32_row};
-use crate::operand::Sink;
+use crate::operand::{Form, Sink};
 use crate::scores::{ScoreBias, ScoreMask, ScoresAt, modify};
 
 /// Most queries of a row that are computed this way. A row's bits depend on its own number of
@@ -19,9 +19,11 @@ use crate::scores::{ScoreBias, ScoreMask, ScoresAt, modify};
 /// one by one or several at a time, as those do that were guessed; so up to
 /// [`Attention::SAME_BITS`] of them go this way.
 pub(super) fn few(attention: &Attention<'_>) -> usize {
-    match attention.queries_are_last {
-        true => Attention::SAME_BITS,
-        false => 1,
+    match (attention.queries.form, attention.queries_are_last) {
+        // Their dot products would have to be joined first.
+        (Form::Split, _) => 0,
+        (_, true) => Attention::SAME_BITS,
+        (_, false) => 1,
     }
 }
 

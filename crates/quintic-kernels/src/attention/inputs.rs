@@ -58,6 +58,10 @@ impl Attention<'_> {
             (self.queries.tokens, inner),
             "attention output"
         );
+        assert!(
+            self.queries.form == Form::F32 || out.form != Form::F32,
+            "an attention in f32 of queries in parts"
+        );
         inner
     }
 

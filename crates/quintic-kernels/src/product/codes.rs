@@ -130,6 +130,7 @@ impl Plan<'_> {
                 c_row: PANEL,
                 rows: block.rows,
                 accumulate: block.k > 0,
+                a_is_near: false,
             });
             self.finish(block, 0, block.rows);
         }

@@ -130,10 +130,11 @@ unsafe fn run(block: &Bf16Block) {
     debug_assert!((1..=MICRO.max_rows).contains(&block.rows));
     // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
     unsafe {
-        if block.rows > TILE_ROWS {
-            two_by_two(block);
-        } else {
-            one_by_two(block);
+        match (block.a_is_near, block.rows > TILE_ROWS) {
+            (false, true) => two_by_two(block),
+            (false, false) => one_by_two(block),
+            (true, true) => two_by_two_near(block),
+            (true, false) => one_by_two_near(block),
         }
     }
 }
@@ -158,6 +159,7 @@ unsafe fn run_int8(block: &Int8Block) {
         c_row: PANEL,
         rows: block.rows,
         accumulate: block.accumulate,
+        a_is_near: false,
     };
     // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
     unsafe {
@@ -172,7 +174,7 @@ unsafe fn run_int8(block: &Int8Block) {
 /// The kernels, with the product of their elements: pairs of bf16 or quads of bytes, four bytes
 /// either way, so that nothing else differs.
 macro_rules! kernels {
-    ($product:literal, $two_by_two:ident, $one_by_two:ident) => {
+    ($product:literal, $load_a:literal, $two_by_two:ident, $one_by_two:ident) => {
 /// Sums: tiles 0 and 1 for the first 16 rows, 2 and 3 for the others. Tiles 4 and 5 are `a`,
 /// 6 and 7 are `b`.
 ///
@@ -183,8 +185,8 @@ unsafe fn $two_by_two(block: &Bf16Block) {
     let a_bytes = block.a.cast::<u8>();
     let c_bytes = block.c.cast::<u8>();
     let c_row = block.c_row * size_of::<f32>();
-    // `a` is loaded with a hint that it is not needed again soon (T1): it streams through
-    // once per panel, and must not displace the panel of `b` from the first level.
+    // `a` may be loaded with a hint that it is not needed again soon (T1): where it streams through
+    // once per panel it must not displace the panel of `b` from the first level.
     //
     // SAFETY: reads 32 rows of `a`, the chunks of `b` and, to accumulate, 32 rows of `c`, and
     // writes the latter; all of them exist by the caller's word. Every register and tile that
@@ -208,10 +210,10 @@ unsafe fn $two_by_two(block: &Bf16Block) {
             "jz 5f",
             "4:",
             "tileloadd tmm6, [{b} + {b_row}]",
-            "tileloaddt1 tmm4, [{a0} + {a_row}]",
+            concat!($load_a, " tmm4, [{a0} + {a_row}]"),
             "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
             concat!($product, " tmm0, tmm4, tmm6"),
-            "tileloaddt1 tmm5, [{a1} + {a_row}]",
+            concat!($load_a, " tmm5, [{a1} + {a_row}]"),
             concat!($product, " tmm1, tmm4, tmm7"),
             "prefetcht1 byte ptr [{b} + {ahead}]",
             "prefetcht1 byte ptr [{b} + {ahead} + {b_half}]",
@@ -274,7 +276,7 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             "sub {chunks}, 1",
             "jb 6f",
             "tileloadd tmm4, [{b} + {b_row}]",
-            "tileloaddt1 tmm2, [{a} + {a_row}]",
+            concat!($load_a, " tmm2, [{a} + {a_row}]"),
             "tileloadd tmm5, [{b} + {b_row} + {b_half}]",
             "add {a}, {a_chunk}",
             "add {b}, {b_chunk}",
@@ -284,7 +286,7 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             // next even one.
             "4:",
             "tileloadd tmm6, [{b} + {b_row}]",
-            "tileloaddt1 tmm3, [{a} + {a_row}]",
+            concat!($load_a, " tmm3, [{a} + {a_row}]"),
             "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
             "add {a}, {a_chunk}",
             "prefetcht1 byte ptr [{b} + {ahead}]",
@@ -292,7 +294,7 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             concat!($product, " tmm0, tmm2, tmm4"),
             concat!($product, " tmm1, tmm2, tmm5"),
             "tileloadd tmm4, [{b} + {b_row} + {b_chunk}]",
-            "tileloaddt1 tmm2, [{a} + {a_row}]",
+            concat!($load_a, " tmm2, [{a} + {a_row}]"),
             "tileloadd tmm5, [{b} + {b_row} + {b_chunk} + {b_half}]",
             "add {a}, {a_chunk}",
             "prefetcht1 byte ptr [{b} + {ahead} + {b_chunk}]",
@@ -309,7 +311,7 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             "test {chunks:l}, 1",
             "jz 6f",
             "tileloadd tmm6, [{b} + {b_row}]",
-            "tileloaddt1 tmm3, [{a} + {a_row}]",
+            concat!($load_a, " tmm3, [{a} + {a_row}]"),
             "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
             concat!($product, " tmm0, tmm3, tmm6"),
             concat!($product, " tmm1, tmm3, tmm7"),
@@ -338,8 +340,9 @@ unsafe fn $one_by_two(block: &Bf16Block) {
     };
 }
 
-kernels!("tdpbf16ps", two_by_two, one_by_two);
-kernels!("tdpbssd", two_by_two_int8, one_by_two_int8);
+kernels!("tdpbf16ps", "tileloaddt1", two_by_two, one_by_two);
+kernels!("tdpbf16ps", "tileloadd", two_by_two_near, one_by_two_near);
+kernels!("tdpbssd", "tileloaddt1", two_by_two_int8, one_by_two_int8);
 
 /// Multiplies tiles of zeros `iterations` times, four products each into a sum of its own,
 /// without touching memory: what the tile unit does at most. An iteration is 4 * 16 * 16 * 32
@@ -485,6 +488,8 @@ mod tests {
                 c_row: self.c_row,
                 rows: self.rows,
                 accumulate: self.accumulate,
+                // Both ways to load are tested, over all sizes.
+                a_is_near: self.rows % 2 == 0,
             }
         }
 

@@ -5,12 +5,14 @@ use std::arch::x86_64::*;
 
 use crate::Activation;
 use crate::micro::PANEL;
+use crate::operand::Sink;
 use crate::rowwise::{Finish, FinishBlock, Rowwise};
 use crate::x86::avx512;
-use crate::x86::avx512_tiles::to_bf16;
+use crate::x86::avx512_tiles::{join, split, to_bf16};
 
 pub(crate) const ROWWISE: Rowwise = Rowwise {
     finish,
+    max,
     exp: exp_row,
     exp_bf16: exp_row_bf16,
     dots,
@@ -29,31 +31,97 @@ const LANES: usize = 16;
 /// As [`Rowwise::finish`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn finish(block: &FinishBlock) {
-    let whole = block.column + LANES <= block.columns;
-    // SAFETY: by the caller's word; the sums of a panel's row are 32 values.
+    let whole = |width: usize| {
+        block.column.is_multiple_of(width) && block.column + width <= block.columns
+    };
+    // SAFETY: by the caller's word.
     unsafe {
         match block.finish {
-            Finish::Gate(Activation::GeluTanh, sink) if whole => {
-                for row in 0..block.rows {
-                    let sums = block.sums.add(row * PANEL);
-                    let gate = gelu_tanh(_mm512_loadu_ps(sums));
-                    let product = _mm512_mul_ps(gate, _mm512_loadu_ps(sums.add(LANES)));
-                    let mut lanes = [0.0f32; LANES];
-                    _mm512_storeu_ps(lanes.as_mut_ptr(), product);
-                    match sink.bf16_place(block.token + row, block.column) {
-                        Some(place) => {
-                            _mm256_storeu_si256(
-                                place.cast(),
-                                _mm512_cvtepi32_epi16(to_bf16(product)),
-                            );
-                        }
-                        None => sink.store(block.token + row, block.column, &lanes),
-                    }
-                }
-            }
+            Finish::Gate(Activation::GeluTanh, sink) if whole(LANES) => gate(block, &sink),
+            Finish::Store(sink) if whole(PANEL) => store(block, &sink),
             _ => (avx512::ROWWISE.finish)(block),
         }
     }
+}
+
+/// # Safety
+///
+/// As [`Rowwise::finish`], of a gate with whole columns.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn gate(block: &FinishBlock, sink: &Sink) {
+    for row in 0..block.rows {
+        // SAFETY: by the caller's word; the sums of a panel's row are 32 values.
+        unsafe {
+            let sums = block.sums.add(row * PANEL);
+            let gate = gelu_tanh(_mm512_loadu_ps(sums));
+            let product = _mm512_mul_ps(gate, _mm512_loadu_ps(sums.add(LANES)));
+            match sink.bf16_place(block.token + row, block.column) {
+                Some(place) => {
+                    _mm256_storeu_si256(place.cast(), _mm512_cvtepi32_epi16(to_bf16(product)));
+                }
+                None => {
+                    let mut lanes = [0.0f32; LANES];
+                    _mm512_storeu_ps(lanes.as_mut_ptr(), product);
+                    sink.store(block.token + row, block.column, &lanes);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Rowwise::finish`], of a whole panel that is stored.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn store(block: &FinishBlock, sink: &Sink) {
+    for row in 0..block.rows {
+        let (token, column) = (block.token + row, block.column);
+        // SAFETY: by the caller's word; the sums of a panel's row are 32 values; in every form a chunk's columns are
+        // side by side.
+        unsafe {
+            let sums = block.sums.add(row * PANEL);
+            let (a, b) = (_mm512_loadu_ps(sums), _mm512_loadu_ps(sums.add(LANES)));
+            if let Some([high, low]) = sink.split_places(token, column) {
+                let parts = split(a, b);
+                _mm512_storeu_si512(high.cast(), parts.0);
+                _mm512_storeu_si512(low.cast(), parts.1);
+            } else if let Some(place) = sink.bf16_place(token, column) {
+                _mm512_storeu_si512(place.cast(), join(to_bf16(a), to_bf16(b)));
+            } else {
+                let place = sink.f32_place(token, column);
+                _mm512_storeu_ps(place, a);
+                _mm512_storeu_ps(place.add(LANES), b);
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Rowwise::max`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn max(x: &[f32]) -> f32 {
+    let lowest = _mm512_set1_ps(f32::NEG_INFINITY);
+    let mut largest = [lowest; 4];
+    let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
+    // Of two operands one of which is NaN the second is returned.
+    for block in blocks {
+        for (i, largest) in largest.iter_mut().enumerate() {
+            // SAFETY: inside the block.
+            let values = unsafe { _mm512_loadu_ps(block.as_ptr().add(i * LANES)) };
+            *largest = _mm512_max_ps(values, *largest);
+        }
+    }
+    for x in rest.chunks(LANES) {
+        // SAFETY: the mask leaves out what is not in the chunk.
+        let values = unsafe { _mm512_mask_loadu_ps(lowest, mask_of(x.len()), x.as_ptr()) };
+        largest[0] = _mm512_max_ps(values, largest[0]);
+    }
+    let pair = |a, b| _mm512_max_ps(a, b);
+    let [a, b, c, d] = largest;
+    _mm512_reduce_max_ps(pair(pair(a, b), pair(c, d)))
 }
 
 /// # Safety

@@ -8,5 +8,6 @@ pub(crate) mod avx512_bytes;
 pub(crate) mod avx512_int8;
 pub(crate) mod avx512_rows;
 pub(crate) mod avx512_tiles;
+pub(crate) mod avx512bf16_rows;
 pub(crate) mod detect;
 pub(crate) mod rows;
