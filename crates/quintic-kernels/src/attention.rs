@@ -15,11 +15,12 @@ use std::ops::Range;
 pub use inputs::{Attention, KeysValues};
 
 use crate::Kernels;
-use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, PANEL};
+use crate::math::LANES;
+use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, First, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
-use crate::rowwise::{Finish, FinishBlock};
-use crate::scores::{ScoreBias, ScoreMask, ScoresAt, modify};
+use crate::rowwise::{Finish, FinishBlock, Maxima};
+use crate::scores::{NoBias, NoMask, ScoreBias, ScoreMask, ScoresAt, modify};
 use crate::tiles::{self, TileOf};
 
 /// Keys whose scores are held at once.
@@ -180,6 +181,8 @@ struct Room {
     /// Scores, `[32, KEY_BLOCK]`.
     scores: usize,
     score_row: usize,
+    /// What scores begin with.
+    strip: usize,
     /// Weights in bf16, by planes.
     weights: usize,
     /// `[panels of d_kv][32, 32]`.
@@ -287,6 +290,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                 _ => MAX_QUERIES * query_row / 2,
             }),
             scores: take(MAX_QUERIES * score_row),
+            strip: take(score_row + PANEL + MAX_QUERIES),
             weights: take(if values == 0 {
                 0
             } else {
@@ -506,29 +510,34 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         for first in seen.clone().step_by(KEY_BLOCK) {
             let keys = first..(first + KEY_BLOCK).min(seen.end);
             let is_first = first == seen.start;
-            let mut new = max;
+            let mut largest = [[f32::NEG_INFINITY; LANES]; MAX_QUERIES];
+            let strip = match self.begins_with_bias() {
+                // SAFETY: see above.
+                true => Some(unsafe { self.strip(memory, positions.start, &keys) }),
+                false => None,
+            };
             for first in keys.clone().step_by(SCORE_BLOCK) {
                 let some = first..(first + SCORE_BLOCK).min(keys.end);
                 let full = self.mask.is_full(task.row, positions.clone(), some.clone());
                 // SAFETY: see above; `Kernels` holds an available instruction set.
                 unsafe {
-                    self.score(memory, n, keys.start, &some);
-                    for (query, new) in new[..n].iter_mut().enumerate() {
-                        let at = ScoresAt {
-                            row: task.row,
-                            head: self.head(),
-                            query: positions.start + query,
-                            first_key: some.start,
-                        };
-                        let scores = self.scores_of(memory, query, some.start - keys.start, some.len());
-                        modify(self.kernels.isa(), self.bias, self.mask, at, full, scores);
-                        let largest = (rows.max)(scores);
-                        *new = if largest > *new { largest } else { *new };
+                    self.score(memory, n, keys.start, &some, strip);
+                    if strip.is_none() || !full {
+                        self.modify(memory, n, positions.start, keys.start, &some, full);
                     }
+                    (rows.maxima)(&Maxima {
+                        values: memory.add(self.room.scores + some.start - keys.start),
+                        stride: self.room.score_row,
+                        rows: n,
+                        n: some.len(),
+                        largest: largest.as_mut_ptr(),
+                    });
                 }
             }
             for query in 0..n {
-                let new = new[query];
+                // SAFETY: see above.
+                let new = unsafe { (rows.max)(&largest[query]) };
+                let new = if new > max[query] { new } else { max[query] };
                 // SAFETY: see above.
                 unsafe {
                     if !is_first && new > max[query] {
@@ -557,15 +566,10 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         let d_kv = self.attention.d_kv;
         let token = self.attention.row_starts[task.row] + queries.start;
         let is_blind = |query: usize| max[query] == f32::NEG_INFINITY && sum[query] == 0.0;
-        for query in 0..n {
-            for panel in 0..panels {
-                // SAFETY: see above.
-                unsafe {
-                    let row = sums.add((panel * MAX_QUERIES + query) * PANEL);
-                    let row = std::slice::from_raw_parts_mut(row, PANEL);
-                    (rows.scale)(row, gain / sum[query]);
-                }
-            }
+        let factors = sum.map(|sum| gain / sum);
+        for panel in 0..panels {
+            // SAFETY: see above.
+            unsafe { (rows.scale_rows)(sums.add(panel * MAX_QUERIES * PANEL), &factors[..n]) };
         }
         // Sixteen columns that begin at a multiple of sixteen are stored as a vector.
         let is_whole = d_kv.is_multiple_of(16) && !(0..n).any(is_blind);
@@ -598,6 +602,61 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         }
     }
 
+    /// Whether sums of scores begin with the bias.
+    fn begins_with_bias(&self) -> bool {
+        let takes_first = self.kernels.table.bf16.is_some_and(|micro| micro.takes_first);
+        self.planes.scores > 0 && takes_first && self.bias.is_relative()
+    }
+
+    /// The bias of a block of keys for the last of as many queries as a block may have, and behind it that of as many
+    /// more keys: what the query before begins with is one value further on.
+    unsafe fn strip(&self, memory: *mut f32, query: usize, keys: &Range<usize>) -> *const f32 {
+        let n = keys.len().next_multiple_of(PANEL) + MAX_QUERIES;
+        let at = ScoresAt {
+            row: self.task.row,
+            head: self.head(),
+            query: query + MAX_QUERIES - 1,
+            first_key: keys.start,
+        };
+        // SAFETY: as in `run`; room was made for a block of keys and as many more as there are queries.
+        unsafe {
+            let strip = memory.add(self.room.strip);
+            let values = std::slice::from_raw_parts_mut(strip, n);
+            values.fill(0.0);
+            modify(self.kernels.isa(), self.bias, &NoMask, at, true, values);
+            strip.add(MAX_QUERIES - 1)
+        }
+    }
+
+    /// Bias and mask of some keys of a block that begins at `start`; the bias only if sums did not begin with it.
+    unsafe fn modify(
+        &self,
+        memory: *mut f32,
+        n: usize,
+        first_query: usize,
+        start: usize,
+        keys: &Range<usize>,
+        full: bool,
+    ) {
+        let isa = self.kernels.isa();
+        for query in 0..n {
+            let at = ScoresAt {
+                row: self.task.row,
+                head: self.head(),
+                query: first_query + query,
+                first_key: keys.start,
+            };
+            // SAFETY: as in `run`.
+            unsafe {
+                let scores = self.scores_of(memory, query, keys.start - start, keys.len());
+                match self.begins_with_bias() {
+                    true => modify(isa, &NoBias, self.mask, at, full, scores),
+                    false => modify(isa, self.bias, self.mask, at, full, scores),
+                }
+            }
+        }
+    }
+
     /// Some scores of a query of a block.
     #[allow(clippy::mut_from_ref, reason = "the memory is the task's own")]
     unsafe fn scores_of(&self, memory: *mut f32, query: usize, first: usize, n: usize) -> &mut [f32] {
@@ -608,8 +667,16 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         }
     }
 
-    /// Scores of `n` queries with `keys`, which begin at a panel; the block that they belong to begins at `start`.
-    unsafe fn score(&self, memory: *mut f32, n: usize, start: usize, keys: &Range<usize>) {
+    /// Scores of `n` queries with `keys`, which begin at a panel; the block that they belong to begins at `start`, and what
+    /// its first query begins with at `strip`.
+    unsafe fn score(
+        &self,
+        memory: *mut f32,
+        n: usize,
+        start: usize,
+        keys: &Range<usize>,
+        strip: Option<*const f32>,
+    ) {
         let Room {
             query_row,
             score_row,
@@ -656,6 +723,10 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                 rows: micro.max_rows.min(n - query),
                                 accumulate: false,
                                 a_is_near: true,
+                                first: strip.map(|strip| First {
+                                    at: strip.add(keys.start - start + panel * PANEL).sub(query),
+                                    row: -1,
+                                }),
                             });
                         }
                     }
@@ -740,6 +811,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                     rows: micro.max_rows.min(n - query),
                                     accumulate: !is_first || term > 0,
                                     a_is_near: true,
+                                    first: None,
                                 });
                             }
                         }

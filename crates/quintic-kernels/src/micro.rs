@@ -94,6 +94,17 @@ pub(crate) struct Bf16Block {
     pub(crate) accumulate: bool,
     /// Whether `a` is read again soon rather than `b`, and should stay in the nearest cache.
     pub(crate) a_is_near: bool,
+    /// What sums begin with, in the place of zeros or of `c`; only for a kernel that
+    /// [takes it](MicroBf16::takes_first).
+    pub(crate) first: Option<First>,
+}
+
+/// What the sums of a block begin with: 32 values for row `r`, from `at + r * row` on. Rows may overlap, and go backwards:
+/// with a step of minus one, a bias that depends on column minus row is a single strip.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct First {
+    pub(crate) at: *const f32,
+    pub(crate) row: isize,
 }
 
 /// The f32 product of an instruction set.
@@ -140,6 +151,8 @@ pub(crate) struct MicroBf16 {
     /// operands and scratch have so many rows.
     #[cfg_attr(not(test), allow(dead_code, reason = "a promise that tests check"))]
     pub(crate) row_multiple: usize,
+    /// Whether sums may begin with [`Bf16Block::first`].
+    pub(crate) takes_first: bool,
     /// # Safety
     ///
     /// As [`MicroF32::run`], up to the next multiple of `row_multiple` rows.
@@ -390,6 +403,7 @@ mod tests {
                             rows,
                             accumulate,
                             a_is_near: accumulate,
+                            first: None,
                         };
                         // SAFETY: everything was allocated; the instruction set is there.
                         unsafe {

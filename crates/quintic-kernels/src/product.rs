@@ -557,6 +557,7 @@ impl Plan<'_> {
                         rows: self.micro_rows.min(block.rows - row),
                         accumulate: block.k > 0 || term > 0,
                         a_is_near: false,
+                        first: None,
                     });
                 }
             }

@@ -57,6 +57,18 @@ pub(crate) struct NormBlock<'a> {
     pub(crate) out: Sink,
 }
 
+/// Rows whose largest values are looked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Maxima {
+    /// `[rows, n]`, rows `stride` apart.
+    pub(crate) values: *const f32,
+    pub(crate) stride: usize,
+    pub(crate) rows: usize,
+    pub(crate) n: usize,
+    /// For each row and each of 16 lanes the largest value so far, which ignores NaN.
+    pub(crate) largest: *mut [f32; LANES],
+}
+
 /// Row operations of an instruction set. All are `unsafe` to call for one reason: the
 /// instruction set must be there. What else they ask for stands at each.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +79,8 @@ pub(crate) struct Rowwise {
     pub(crate) norm: unsafe fn(&NormBlock<'_>),
     /// The largest value, -inf if there is none; ignores NaN.
     pub(crate) max: unsafe fn(&[f32]) -> f32,
+    /// The largest values of rows so far, lane by lane, see [`Maxima`].
+    pub(crate) maxima: unsafe fn(&Maxima),
     /// Replaces `x` by `e^(x - shift)` and returns the sum of what is stored.
     pub(crate) exp: unsafe fn(&mut [f32], f32) -> f32,
     /// As `exp`, but writes bf16 and sums what they are after rounding.
@@ -75,6 +89,8 @@ pub(crate) struct Rowwise {
     pub(crate) split: unsafe fn(&[f32], &mut [u16], &mut [u16]),
     /// `x *= factor`.
     pub(crate) scale: unsafe fn(&mut [f32], f32),
+    /// Rows of a panel's sums, each times a factor of its own: as many rows as factors exist.
+    pub(crate) scale_rows: unsafe fn(*mut f32, &[f32]),
     /// `out[i] = a . b[i * stride..]`. The rows of `b` exist, each as long as `a`. The fourth is how
     /// far ahead of `b` stands what is read next, for who fetches it.
     pub(crate) dots: unsafe fn(&[f32], *const f32, usize, usize, &mut [f32]),
@@ -100,9 +116,11 @@ macro_rules! instantiate {
             finish: instance::finish,
             norm: instance::norm,
             max: instance::max,
+            maxima: instance::maxima,
             exp: instance::exp,
             exp_bf16: instance::exp_bf16,
             scale: instance::scale,
+            scale_rows: instance::scale_rows,
             split: instance::split,
             dots: instance::dots,
             mix: instance::mix,
@@ -114,7 +132,7 @@ macro_rules! instantiate {
         mod instance {
             // The one thing that every function here asks for: the instruction set.
             #![allow(clippy::missing_safety_doc)]
-            use crate::rowwise::{FinishBlock, NormBlock, body};
+            use crate::rowwise::{FinishBlock, Maxima, NormBlock, body};
 
             $(#[$feature])?
             pub(super) unsafe fn finish(block: &FinishBlock) {
@@ -129,6 +147,16 @@ macro_rules! instantiate {
             $(#[$feature])?
             pub(super) unsafe fn max(x: &[f32]) -> f32 {
                 body::max(x)
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn maxima(rows: &Maxima) {
+                // SAFETY: by the caller's word.
+                unsafe { body::maxima(rows) }
+            }
+            $(#[$feature])?
+            pub(super) unsafe fn scale_rows(sums: *mut f32, factors: &[f32]) {
+                // SAFETY: by the caller's word.
+                unsafe { body::scale_rows(sums, factors) }
             }
             $(#[$feature])?
             pub(super) unsafe fn exp(x: &mut [f32], shift: f32) -> f32 {
@@ -479,6 +507,39 @@ pub(crate) mod body {
             }
         }
         lanes[0]
+    }
+
+    /// # Safety
+    ///
+    /// The values and the lanes exist.
+    #[inline(always)]
+    pub(crate) unsafe fn maxima(rows: &Maxima) {
+        for row in 0..rows.rows {
+            // SAFETY: by the caller's word.
+            let (values, largest) = unsafe {
+                let values = std::slice::from_raw_parts(rows.values.add(row * rows.stride), rows.n);
+                (values, &mut *rows.largest.add(row))
+            };
+            for block in values.chunks(LANES) {
+                for (lane, &x) in largest.iter_mut().zip(block) {
+                    *lane = if x > *lane { x } else { *lane };
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// So many rows of 32 values exist.
+    #[inline(always)]
+    pub(crate) unsafe fn scale_rows(sums: *mut f32, factors: &[f32]) {
+        for (row, &factor) in factors.iter().enumerate() {
+            // SAFETY: by the caller's word.
+            let row = unsafe { &mut *sums.add(row * PANEL).cast::<[f32; PANEL]>() };
+            for value in row {
+                *value *= factor;
+            }
+        }
     }
 
     #[inline(always)]

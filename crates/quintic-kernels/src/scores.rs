@@ -24,6 +24,12 @@ pub struct ScoresAt {
 
 /// Something added to scores, such as a position bias.
 pub trait ScoreBias: Sync {
+    /// Whether what is added depends on the head and on key minus query alone. A kernel then asks for it once for many
+    /// queries, also at positions that the row does not have, and begins its sums with it.
+    fn is_relative(&self) -> bool {
+        false
+    }
+
     /// Adds to `scores[i]` what belongs to key `at.first_key + i`.
     fn add(&self, at: ScoresAt, scores: &mut [f32]);
 }
@@ -81,6 +87,11 @@ impl RelativeBias {
 }
 
 impl ScoreBias for RelativeBias {
+    #[inline]
+    fn is_relative(&self) -> bool {
+        true
+    }
+
     #[inline]
     fn add(&self, at: ScoresAt, scores: &mut [f32]) {
         let strip = self.of_head(at.head);

@@ -131,6 +131,7 @@ impl Plan<'_> {
                 rows: block.rows,
                 accumulate: block.k > 0,
                 a_is_near: false,
+                first: None,
             });
             self.finish(block, 0, block.rows);
         }

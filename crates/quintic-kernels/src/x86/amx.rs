@@ -22,12 +22,13 @@
 
 use std::arch::asm;
 
-use crate::micro::{Bf16Block, MicroBf16, PANEL};
+use crate::micro::{Bf16Block, First, MicroBf16, PANEL};
 use crate::quantised::{Int8Block, MicroInt8};
 
 pub(crate) const MICRO: MicroBf16 = MicroBf16 {
     max_rows: 2 * TILE_ROWS,
     row_multiple: TILE_ROWS,
+    takes_first: true,
     run,
     enter,
     leave,
@@ -160,6 +161,7 @@ unsafe fn run_int8(block: &Int8Block) {
         rows: block.rows,
         accumulate: block.accumulate,
         a_is_near: false,
+        first: None,
     };
     // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
     unsafe {
@@ -168,6 +170,21 @@ unsafe fn run_int8(block: &Int8Block) {
         } else {
             one_by_two_int8(&tiles);
         }
+    }
+}
+
+/// What the sums of a block begin with; null for zeros.
+fn first_of(block: &Bf16Block) -> First {
+    match (block.first, block.accumulate) {
+        (Some(first), _) => first,
+        (None, true) => First {
+            at: block.c,
+            row: block.c_row as isize,
+        },
+        (None, false) => First {
+            at: std::ptr::null(),
+            row: 0,
+        },
     }
 }
 
@@ -188,17 +205,21 @@ unsafe fn $two_by_two(block: &Bf16Block) {
     // `a` may be loaded with a hint that it is not needed again soon (T1): where it streams through
     // once per panel it must not displace the panel of `b` from the first level.
     //
-    // SAFETY: reads 32 rows of `a`, the chunks of `b` and, to accumulate, 32 rows of `c`, and
-    // writes the latter; all of them exist by the caller's word. Every register and tile that
+    let first = first_of(block);
+    // SAFETY: reads 32 rows of `a`, the chunks of `b` and what the sums begin with, and
+    // writes 32 rows of `c`; all of them exist by the caller's word. Every register and tile that
     // changes is named, and the block is taken to read and write any memory.
     unsafe {
         asm!(
-            "test {accumulate:e}, {accumulate:e}",
+            "test {first}, {first}",
             "jz 2f",
-            "tileloadd tmm0, [{c0} + {c_row}]",
-            "tileloadd tmm1, [{c0} + {c_row} + {line}]",
-            "tileloadd tmm2, [{c1} + {c_row}]",
-            "tileloadd tmm3, [{c1} + {c_row} + {line}]",
+            "tileloadd tmm0, [{first} + {first_row}]",
+            "tileloadd tmm1, [{first} + {first_row} + {line}]",
+            // Sixteen rows on.
+            "lea {first}, [{first} + 8 * {first_row}]",
+            "lea {first}, [{first} + 8 * {first_row}]",
+            "tileloadd tmm2, [{first} + {first_row}]",
+            "tileloadd tmm3, [{first} + {first_row} + {line}]",
             "jmp 3f",
             "2:",
             "tilezero tmm0",
@@ -229,7 +250,8 @@ unsafe fn $two_by_two(block: &Bf16Block) {
             "tilestored [{c0} + {c_row} + {line}], tmm1",
             "tilestored [{c1} + {c_row}], tmm2",
             "tilestored [{c1} + {c_row} + {line}], tmm3",
-            accumulate = in(reg) u32::from(block.accumulate),
+            first = inout(reg) first.at => _,
+            first_row = in(reg) first.row * size_of::<f32>() as isize,
             chunks = inout(reg) block.chunks => _,
             a0 = inout(reg) a_bytes => _,
             a1 = inout(reg) a_bytes.add(block.a_group * size_of::<u16>()) => _,
@@ -258,15 +280,16 @@ unsafe fn $two_by_two(block: &Bf16Block) {
 ///
 /// As [`run`], with memory for 16 rows.
 unsafe fn $one_by_two(block: &Bf16Block) {
-    // SAFETY: reads 16 rows of `a`, the chunks of `b` and, to accumulate, 16 rows of `c`, and
-    // writes the latter; all of them exist by the caller's word. Every register and tile that
+    let first = first_of(block);
+    // SAFETY: reads 16 rows of `a`, the chunks of `b` and what the sums begin with, and
+    // writes 16 rows of `c`; all of them exist by the caller's word. Every register and tile that
     // changes is named, and the block is taken to read and write any memory.
     unsafe {
         asm!(
-            "test {accumulate:e}, {accumulate:e}",
+            "test {first}, {first}",
             "jz 2f",
-            "tileloadd tmm0, [{c} + {c_row}]",
-            "tileloadd tmm1, [{c} + {c_row} + {line}]",
+            "tileloadd tmm0, [{first} + {first_row}]",
+            "tileloadd tmm1, [{first} + {first_row} + {line}]",
             "jmp 3f",
             "2:",
             "tilezero tmm0",
@@ -318,7 +341,8 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             "6:",
             "tilestored [{c} + {c_row}], tmm0",
             "tilestored [{c} + {c_row} + {line}], tmm1",
-            accumulate = in(reg) u32::from(block.accumulate),
+            first = in(reg) first.at,
+            first_row = in(reg) first.row * size_of::<f32>() as isize,
             chunks = inout(reg) block.chunks => _,
             a = inout(reg) block.a => _,
             a_row = in(reg) block.a_row * size_of::<u16>(),
@@ -490,6 +514,7 @@ mod tests {
                 accumulate: self.accumulate,
                 // Both ways to load are tested, over all sizes.
                 a_is_near: self.rows % 2 == 0,
+                first: None,
             }
         }
 

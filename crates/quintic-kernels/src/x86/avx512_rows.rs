@@ -6,13 +6,14 @@ use std::arch::x86_64::*;
 use crate::Activation;
 use crate::micro::PANEL;
 use crate::operand::Sink;
-use crate::rowwise::{Finish, FinishBlock, Rowwise};
+use crate::rowwise::{Finish, FinishBlock, Maxima, Rowwise};
 use crate::x86::avx512;
 use crate::x86::avx512_tiles::{join, split, to_bf16};
 
 pub(crate) const ROWWISE: Rowwise = Rowwise {
     finish,
     max,
+    maxima,
     exp: exp_row,
     exp_bf16: exp_row_bf16,
     dots,
@@ -122,6 +123,32 @@ unsafe fn max(x: &[f32]) -> f32 {
     let pair = |a, b| _mm512_max_ps(a, b);
     let [a, b, c, d] = largest;
     _mm512_reduce_max_ps(pair(pair(a, b), pair(c, d)))
+}
+
+/// # Safety
+///
+/// As [`Rowwise::maxima`].
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn maxima(rows: &Maxima) {
+    let whole = rows.n / LANES * LANES;
+    for row in 0..rows.rows {
+        // SAFETY: by the caller's word; the mask leaves out what is behind the row.
+        unsafe {
+            let values = rows.values.add(row * rows.stride);
+            let place = rows.largest.add(row).cast::<f32>();
+            let mut largest = _mm512_loadu_ps(place);
+            for at in (0..whole).step_by(LANES) {
+                // Of two operands one of which is NaN the second is returned.
+                largest = _mm512_max_ps(_mm512_loadu_ps(values.add(at)), largest);
+            }
+            if whole < rows.n {
+                let mask = mask_of(rows.n - whole);
+                let rest = _mm512_mask_loadu_ps(largest, mask, values.add(whole));
+                largest = _mm512_max_ps(rest, largest);
+            }
+            _mm512_storeu_ps(place, largest);
+        }
+    }
 }
 
 /// # Safety

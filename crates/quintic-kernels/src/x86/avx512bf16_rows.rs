@@ -20,32 +20,45 @@ const LANES: usize = 16;
 /// As [`Rowwise::exp_bf16`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn exp_bf16(x: &[f32], shift: f32, out: &mut [u16]) -> f32 {
-    let n = x.len();
-    assert_eq!(n, out.len());
+    assert_eq!(x.len(), out.len());
     let shift = _mm512_set1_ps(shift);
     // Each pair of lanes is 1 and 1: a dot product sums what was rounded.
     let ones = _mm512_set1_epi32(0x3f80_3f80);
     // SAFETY: as many bits, all of which may be set in any way.
     let ones = unsafe { std::mem::transmute::<__m512i, __m512bh>(ones) };
     let mut sums = [_mm512_setzero_ps(); 2];
-    let mut at = 0;
-    while at < n {
-        let left = n - at;
-        // SAFETY: the masks leave out what is not in the slices, which are as long.
+    let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
+    let (out_blocks, out_rest) = out.as_chunks_mut::<{ 4 * LANES }>();
+    for (x, out) in blocks.iter().zip(out_blocks) {
+        for (half, sum) in sums.iter_mut().enumerate() {
+            let at = half * 2 * LANES;
+            // SAFETY: inside both blocks.
+            unsafe {
+                let values = |at: usize| {
+                    let values = _mm512_loadu_ps(x.as_ptr().add(at));
+                    power(u16::MAX, _mm512_sub_ps(values, shift))
+                };
+                let rounded = _mm512_cvtne2ps_pbh(values(at + LANES), values(at));
+                *sum = _mm512_dpbf16_ps(*sum, rounded, ones);
+                let bits = std::mem::transmute::<__m512bh, __m512i>(rounded);
+                _mm512_storeu_si512(out.as_mut_ptr().add(at).cast(), bits);
+            }
+        }
+    }
+    for (x, out) in rest.chunks(2 * LANES).zip(out_rest.chunks_mut(2 * LANES)) {
+        // SAFETY: the masks leave out what is not in the chunks, which are as long.
         unsafe {
-            let half = |half: usize| {
-                let mask = mask_of(left.saturating_sub(half * LANES));
-                let values = _mm512_maskz_loadu_ps(mask, x.as_ptr().wrapping_add(at + half * LANES));
+            let values = |half: usize| {
+                let mask = mask_of(x.len().saturating_sub(half * LANES));
+                let values = _mm512_maskz_loadu_ps(mask, x.as_ptr().wrapping_add(half * LANES));
                 power(mask, _mm512_sub_ps(values, shift))
             };
-            let rounded = _mm512_cvtne2ps_pbh(half(1), half(0));
-            let sum = &mut sums[at / (2 * LANES) % 2];
-            *sum = _mm512_dpbf16_ps(*sum, rounded, ones);
+            let rounded = _mm512_cvtne2ps_pbh(values(1), values(0));
+            sums[0] = _mm512_dpbf16_ps(sums[0], rounded, ones);
             let bits = std::mem::transmute::<__m512bh, __m512i>(rounded);
-            let mask = (u64::MAX >> (64 - left.min(2 * LANES))) as __mmask32;
-            _mm512_mask_storeu_epi16(out.as_mut_ptr().add(at).cast(), mask, bits);
+            let mask = (u64::MAX >> (64 - x.len().min(2 * LANES))) as __mmask32;
+            _mm512_mask_storeu_epi16(out.as_mut_ptr().cast(), mask, bits);
         }
-        at += 2 * LANES;
     }
     _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]))
 }
@@ -62,7 +75,7 @@ fn mask_of(n: usize) -> __mmask16 {
 ///
 /// `x = n ln 2 + r`, then a polynomial of degree 4 that was fitted to `e^r` for `|r| <= ln 2 / 2` by least squares
 /// of the relative error, which is at most 6.2e-6 there. `n ln 2` rounded once adds `|n| 2^-25` at most: 4e-6 at -87. A
-/// rounding to bf16 is 3.9e-3 wide.
+/// rounding to bf16 adds up to 3.9e-3.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn power(mask: __mmask16, x: __m512) -> __m512 {
@@ -105,7 +118,7 @@ mod tests {
                 let expected = f64::from(x - shift).exp();
                 exact += f64::from(found);
                 // Half a step of bf16, and what the polynomial is off.
-                let near = (f64::from(found) - expected).abs() <= expected * (2f64.powi(-9) + 2e-5);
+                let near = (f64::from(found) - expected).abs() <= expected * (2f64.powi(-8) + 2e-5);
                 assert!(near || (found == 0.0 && expected < 1.2e-38), "{x} {found} {expected}");
             }
             assert!((f64::from(sum) - exact).abs() <= exact * 1e-5, "{n}: {sum} {exact}");
