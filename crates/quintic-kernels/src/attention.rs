@@ -181,6 +181,8 @@ struct Room {
     /// Scores, `[32, KEY_BLOCK]`.
     scores: usize,
     score_row: usize,
+    /// Elements of a row of weights in bf16.
+    weight_row: usize,
     /// What scores begin with.
     strip: usize,
     /// Weights in bf16, by planes.
@@ -275,6 +277,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             _ => depths,
         };
         let score_row = row_stride(n.clamp(1, KEY_BLOCK), 4);
+        let weight_row = row_stride(n.clamp(1, KEY_BLOCK), 2);
         let mut total = 0;
         let mut take = |n: usize| {
             let start = total;
@@ -284,6 +287,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         Room {
             query_row,
             score_row,
+            weight_row,
             plane: n * depth / 2,
             queries: take(match scores {
                 0 => MAX_QUERIES * query_row,
@@ -294,7 +298,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             weights: take(if values == 0 {
                 0
             } else {
-                size(MAX_QUERIES * score_row, values)
+                size(MAX_QUERIES * weight_row, values)
             }),
             sums: take(MAX_QUERIES * depth),
             keys: take(match scores {
@@ -749,7 +753,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                 return (rows.exp)(scores, shift);
             }
             let n = scores.len();
-            let width = self.room.score_row;
+            let width = self.room.weight_row;
             let start = memory.add(self.room.weights).cast::<u16>();
             let plane = |plane: usize| {
                 let row = start.add((plane * MAX_QUERIES + query) * width);
@@ -795,6 +799,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         }
                     }
                     (planes, Some(micro)) => {
+                        let row = self.room.weight_row;
                         let a = memory.add(self.room.weights).cast::<u16>();
                         for query in (0..n).step_by(micro.max_rows) {
                             for (term, &(x, w)) in terms(planes).iter().enumerate() {

@@ -40,6 +40,7 @@ unsafe fn finish(block: &FinishBlock) {
         match block.finish {
             Finish::Gate(Activation::GeluTanh, sink) if whole(LANES) => gate(block, &sink),
             Finish::Store(sink) if whole(PANEL) => store(block, &sink),
+            Finish::Add { out, row } if whole(PANEL) => add(block, out.get(), row),
             _ => (avx512::ROWWISE.finish)(block),
         }
     }
@@ -66,6 +67,30 @@ unsafe fn gate(block: &FinishBlock, sink: &Sink) {
                     _mm512_storeu_ps(lanes.as_mut_ptr(), product);
                     sink.store(block.token + row, block.column, &lanes);
                 }
+            }
+        }
+    }
+}
+
+/// # Safety
+///
+/// As [`Rowwise::finish`], of a whole panel that is added.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+unsafe fn add(block: &FinishBlock, out: *mut f32, stride: usize) {
+    for row in 0..block.rows {
+        // SAFETY: by the caller's word; the sums of a panel's row are 32 values; a prefetch does nothing that could be
+        // seen.
+        unsafe {
+            let sums = block.sums.add(row * PANEL);
+            let out = out.add((block.token + row) * stride + block.column);
+            // What the rows after these are added to: it arrives while their sums are made.
+            let later = out.wrapping_add(block.rows * stride);
+            _mm_prefetch::<_MM_HINT_ET0>(later.cast());
+            _mm_prefetch::<_MM_HINT_ET0>(later.wrapping_add(LANES).cast());
+            for half in [0, LANES] {
+                let sum = _mm512_add_ps(_mm512_loadu_ps(out.add(half)), _mm512_loadu_ps(sums.add(half)));
+                _mm512_storeu_ps(out.add(half), sum);
             }
         }
     }
