@@ -38,7 +38,10 @@ fn main() {
     };
     let tokens: usize = argument(2, "512").parse().expect("a number of tokens");
     let threads: usize = argument(3, "2").parse().expect("a number of threads");
-    let best = Isa::available().last().expect("one is always there").to_string();
+    let best = Isa::available()
+        .last()
+        .expect("one is always there")
+        .to_string();
     let wanted = argument(4, &best);
     let isa = Isa::available()
         .into_iter()
@@ -64,16 +67,25 @@ fn main() {
             state as i32 as f32 * scale
         });
         match element {
-            Element::Bf16 => values.flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes()).collect(),
+            Element::Bf16 => values
+                .flat_map(|v| ((v.to_bits() >> 16) as u16).to_le_bytes())
+                .collect(),
             _ => values.flat_map(f32::to_le_bytes).collect(),
         }
     };
     let pack = |rows: usize, depth: usize, gated: bool| {
         let bytes = matrix(rows, depth);
-        let plain = Plain { element, bytes: &bytes, rows };
+        let plain = Plain {
+            element,
+            bytes: &bytes,
+            rows,
+        };
         let parts = [plain];
         let parts = match gated {
-            true => Parts::Gated { gate: plain, up: plain },
+            true => Parts::Gated {
+                gate: plain,
+                up: plain,
+            },
             false => Parts::Stacked(&parts),
         };
         kernels.pack(parts, depth, storage, None)
@@ -97,7 +109,9 @@ fn main() {
         products(2 * d_ff, d_model),
         products(d_model, d_ff),
     ];
-    let bias = RelativeBias::new(n_heads, 128, |head, d| (head as f32 - d as f32 / 64.0) / 8.0);
+    let bias = RelativeBias::new(n_heads, 128, |head, d| {
+        (head as f32 - d as f32 / 64.0) / 8.0
+    });
     let mut x = Stream::zeroed(tokens, d_model);
     let row_starts = [0, tokens];
     let mut times: [Vec<f64>; NAMES.len()] = Default::default();
@@ -119,7 +133,9 @@ fn main() {
         let mut qkv = kernels.attention_operand(precision, tokens, 3 * inner, d_kv);
         for (layer, floors) in layers.iter().zip(&mut floors) {
             let mut op = 0;
-            let is_left_out = |op: usize| !passes.is_empty() && only.as_ref().is_some_and(|only| only != NAMES[op]);
+            let is_left_out = |op: usize| {
+                !passes.is_empty() && only.as_ref().is_some_and(|only| only != NAMES[op])
+            };
             let mut timed = |run: &mut dyn FnMut()| {
                 if is_left_out(op) {
                     op += 1;
@@ -166,7 +182,10 @@ fn main() {
             times.push(time);
         }
     }
-    assert!(x.values().iter().all(|value| value.is_finite()), "a pass over finite values is finite");
+    assert!(
+        x.values().iter().all(|value| value.is_finite()),
+        "a pass over finite values is finite"
+    );
     let summary = |mut times: Vec<f64>| {
         times.sort_by(f64::total_cmp);
         (times[times.len() / 10], times[times.len() / 2])
@@ -175,12 +194,25 @@ fn main() {
         "{isa}, {threads} threads, {tokens} tokens, {} passes; ms of floor, tenth and median, GFLOP/s of the floor",
         passes.len()
     );
-    let floor = |op: usize| floors[..n_layers].iter().map(|floors| floors[op]).sum::<f64>();
+    let floor = |op: usize| {
+        floors[..n_layers]
+            .iter()
+            .map(|floors| floors[op])
+            .sum::<f64>()
+    };
     let row = |name: &str, floor: f64, times: Vec<f64>, flops: f64| {
         let (tenth, median) = summary(times);
-        println!("{name:>8} {floor:8.2} {tenth:8.2} {median:8.2} {:8.0}", flops / floor / 1e6);
+        println!(
+            "{name:>8} {floor:8.2} {tenth:8.2} {median:8.2} {:8.0}",
+            flops / floor / 1e6
+        );
     };
-    row("pass", (0..NAMES.len()).map(floor).sum(), passes, flops.iter().sum());
+    row(
+        "pass",
+        (0..NAMES.len()).map(floor).sum(),
+        passes,
+        flops.iter().sum(),
+    );
     for (op, (name, times)) in NAMES.iter().zip(times).enumerate() {
         row(name, floor(op), times, flops[op]);
     }

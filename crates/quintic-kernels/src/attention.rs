@@ -399,7 +399,8 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             for chunk in 0..chunks {
                 // SAFETY: as in `pack`.
                 unsafe {
-                    let start = to.add(first / PANEL * panel + first % PANEL / tiles::ROWS * tiles::SIZE);
+                    let start =
+                        to.add(first / PANEL * panel + first % PANEL / tiles::ROWS * tiles::SIZE);
                     let place = |term: usize| start.add((term * chunks + chunk) * CHUNK * PANEL);
                     let of_part = |part: usize| terms.iter().position(|&(_, key)| key == part);
                     let (Some(high), Some(low)) = (of_part(0), of_part(1)) else {
@@ -414,7 +415,12 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         high: place(high),
                         low: place(low),
                     });
-                    for (term, _) in terms.iter().enumerate().skip(high + 1).filter(|(_, (_, key))| *key == 0) {
+                    for (term, _) in terms
+                        .iter()
+                        .enumerate()
+                        .skip(high + 1)
+                        .filter(|(_, (_, key))| *key == 0)
+                    {
                         std::ptr::copy_nonoverlapping(place(high), place(term), tiles::SIZE);
                     }
                 }
@@ -484,7 +490,12 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         high: place(high),
                         low: place(low),
                     });
-                    for (term, _) in terms.iter().enumerate().skip(high + 1).filter(|(_, (query, _))| *query == 0) {
+                    for (term, _) in terms
+                        .iter()
+                        .enumerate()
+                        .skip(high + 1)
+                        .filter(|(_, (query, _))| *query == 0)
+                    {
                         std::ptr::copy_nonoverlapping(place(high), place(term), tiles::SIZE);
                     }
                 }
@@ -608,7 +619,11 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
 
     /// Whether sums of scores begin with the bias.
     fn begins_with_bias(&self) -> bool {
-        let takes_first = self.kernels.table.bf16.is_some_and(|micro| micro.takes_first);
+        let takes_first = self
+            .kernels
+            .table
+            .bf16
+            .is_some_and(|micro| micro.takes_first);
         self.planes.scores > 0 && takes_first && self.bias.is_relative()
     }
 
@@ -663,7 +678,13 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
 
     /// Some scores of a query of a block.
     #[allow(clippy::mut_from_ref, reason = "the memory is the task's own")]
-    unsafe fn scores_of(&self, memory: *mut f32, query: usize, first: usize, n: usize) -> &mut [f32] {
+    unsafe fn scores_of(
+        &self,
+        memory: *mut f32,
+        query: usize,
+        first: usize,
+        n: usize,
+    ) -> &mut [f32] {
         // SAFETY: by the caller's word; a row of scores has room for a block of keys.
         unsafe {
             let row = memory.add(self.room.scores + query * self.room.score_row);
@@ -716,7 +737,10 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         let b = memory.add(self.room.keys).cast::<u16>();
                         for query in (0..n).step_by(micro.max_rows) {
                             (micro.run)(&Bf16Block {
-                                a: memory.add(self.room.queries).cast::<u16>().add(query * query_row),
+                                a: memory
+                                    .add(self.room.queries)
+                                    .cast::<u16>()
+                                    .add(query * query_row),
                                 a_row: CHUNK,
                                 a_group: tiles::ROWS * query_row,
                                 a_chunk: tiles::SIZE,

@@ -350,14 +350,20 @@ impl Sink {
     #[inline(always)]
     pub(crate) fn f32_place(&self, token: usize, column: usize) -> *mut f32 {
         debug_assert_eq!(self.form, Form::F32);
-        self.start.get().cast::<f32>().wrapping_add(self.stride.at(token, column))
+        self.start
+            .get()
+            .cast::<f32>()
+            .wrapping_add(self.stride.at(token, column))
     }
 
     /// Where both parts of values from `column` on are to be written, if the form has two.
     #[inline(always)]
     pub(crate) fn split_places(&self, token: usize, column: usize) -> Option<[*mut u16; 2]> {
         (self.form == Form::Split).then(|| {
-            let high = self.start.get().wrapping_add(2 * self.stride.at(token, column));
+            let high = self
+                .start
+                .get()
+                .wrapping_add(2 * self.stride.at(token, column));
             [high, high.wrapping_add(self.plane)].map(|place| place.cast())
         })
     }

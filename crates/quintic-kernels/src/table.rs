@@ -55,8 +55,8 @@ impl Table {
         #[cfg(target_arch = "x86_64")]
         {
             use crate::x86::{
-                amx, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows,
-                avx512_tiles, avx512bf16_rows,
+                amx, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows, avx512_tiles,
+                avx512bf16_rows,
             };
             // Not every CPU with AVX-512 has it. The sums are the same.
             let has_vnni = is_x86_feature_detected!("avx512vnni");

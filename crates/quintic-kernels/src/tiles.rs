@@ -123,7 +123,8 @@ mod tests {
 
     /// The same values in f32 and in parts.
     fn operands(tokens: usize, columns: usize) -> [Operand; 2] {
-        let mut operands = [Form::F32, Form::Split].map(|form| Operand::zeroed(form, tokens, columns));
+        let mut operands =
+            [Form::F32, Form::Split].map(|form| Operand::zeroed(form, tokens, columns));
         let mut next = noise(tokens + columns);
         for token in 0..tokens {
             for column in 0..columns {
@@ -147,7 +148,16 @@ mod tests {
             let (tokens, columns) = (70, 200);
             let operands = operands(tokens, columns);
             for (token, column) in [(0, 0), (5, 32), (17, 64), (3, 7), (38, 160)] {
-                for (rows, width) in [(16, 32), (1, 32), (16, 1), (15, 31), (0, 0), (7, 17), (32, 32), (19, 20)] {
+                for (rows, width) in [
+                    (16, 32),
+                    (1, 32),
+                    (16, 1),
+                    (15, 31),
+                    (0, 0),
+                    (7, 17),
+                    (32, 32),
+                    (19, 20),
+                ] {
                     for has_low in [true, false] {
                         for (ours, plain, most) in [
                             (tiles.rows, PLAIN.rows, 16),
@@ -178,7 +188,11 @@ mod tests {
                                 })
                                 .collect();
                             for other in &made[1..] {
-                                assert!(*other == made[0], "{} {token} {column} {rows} {width}", kernels.isa());
+                                assert!(
+                                    *other == made[0],
+                                    "{} {token} {column} {rows} {width}",
+                                    kernels.isa()
+                                );
                             }
                         }
                     }
@@ -195,7 +209,10 @@ mod tests {
             read(&wide, token, 7, &mut a);
             read(&split, token, 7, &mut b);
             for (a, b) in a.into_iter().zip(b) {
-                assert!(a == b || (a - b).abs() <= a.abs() * 2f32.powi(-16), "{a} {b}");
+                assert!(
+                    a == b || (a - b).abs() <= a.abs() * 2f32.powi(-16),
+                    "{a} {b}"
+                );
             }
         }
         // What is left out of a value in one part is its second part.

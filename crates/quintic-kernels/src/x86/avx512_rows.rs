@@ -32,9 +32,8 @@ const LANES: usize = 16;
 /// As [`Rowwise::finish`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 unsafe fn finish(block: &FinishBlock) {
-    let whole = |width: usize| {
-        block.column.is_multiple_of(width) && block.column + width <= block.columns
-    };
+    let whole =
+        |width: usize| block.column.is_multiple_of(width) && block.column + width <= block.columns;
     // SAFETY: by the caller's word.
     unsafe {
         match block.finish {
@@ -89,7 +88,10 @@ unsafe fn add(block: &FinishBlock, out: *mut f32, stride: usize) {
             _mm_prefetch::<_MM_HINT_ET0>(later.cast());
             _mm_prefetch::<_MM_HINT_ET0>(later.wrapping_add(LANES).cast());
             for half in [0, LANES] {
-                let sum = _mm512_add_ps(_mm512_loadu_ps(out.add(half)), _mm512_loadu_ps(sums.add(half)));
+                let sum = _mm512_add_ps(
+                    _mm512_loadu_ps(out.add(half)),
+                    _mm512_loadu_ps(sums.add(half)),
+                );
                 _mm512_storeu_ps(out.add(half), sum);
             }
         }

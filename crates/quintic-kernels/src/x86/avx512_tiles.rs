@@ -39,7 +39,10 @@ unsafe fn keys(tile: &TileOf<'_>) {
         // SAFETY: by the caller's word.
         return unsafe { (PLAIN.keys)(tile) };
     }
-    let (mut high, mut low) = ([_mm512_setzero_si512(); ROWS], [_mm512_setzero_si512(); ROWS]);
+    let (mut high, mut low) = (
+        [_mm512_setzero_si512(); ROWS],
+        [_mm512_setzero_si512(); ROWS],
+    );
     for row in 0..ROWS {
         // SAFETY: by the caller's word.
         (high[row], low[row]) = unsafe { load(tile, row) };
@@ -197,8 +200,14 @@ fn transposed(r: [__m512i; ROWS]) -> [__m512i; ROWS] {
     let mut t = r;
     for c in 0..4 {
         let [a, b, d, e] = [s[c], s[4 + c], s[8 + c], s[12 + c]];
-        let (even, odd) = (_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0xdd>(a, b));
-        let (even2, odd2) = (_mm512_shuffle_i32x4::<0x88>(d, e), _mm512_shuffle_i32x4::<0xdd>(d, e));
+        let (even, odd) = (
+            _mm512_shuffle_i32x4::<0x88>(a, b),
+            _mm512_shuffle_i32x4::<0xdd>(a, b),
+        );
+        let (even2, odd2) = (
+            _mm512_shuffle_i32x4::<0x88>(d, e),
+            _mm512_shuffle_i32x4::<0xdd>(d, e),
+        );
         t[c] = _mm512_shuffle_i32x4::<0x88>(even, even2);
         t[8 + c] = _mm512_shuffle_i32x4::<0xdd>(even, even2);
         t[4 + c] = _mm512_shuffle_i32x4::<0x88>(odd, odd2);

@@ -76,9 +76,8 @@ const ROOT_TWO_OVER_PI: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::const
 /// As [`Rowwise::finish`].
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn finish(block: &FinishBlock) {
-    let whole = |width: usize| {
-        block.column.is_multiple_of(width) && block.column + width <= block.columns
-    };
+    let whole =
+        |width: usize| block.column.is_multiple_of(width) && block.column + width <= block.columns;
     // SAFETY: by the caller's word.
     unsafe {
         match block.finish {
@@ -315,7 +314,11 @@ fn power(mask: __mmask16, x: __m512) -> __m512 {
     let p = _mm512_fmadd_ps(p, r, set(1.0));
     // The constant's own low bits are zeros, and its others leave at the top.
     let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(shifted));
-    _mm512_castsi512_ps(_mm512_maskz_add_epi32(mask, _mm512_castps_si512(p), exponent))
+    _mm512_castsi512_ps(_mm512_maskz_add_epi32(
+        mask,
+        _mm512_castps_si512(p),
+        exponent,
+    ))
 }
 
 #[cfg(test)]
@@ -342,9 +345,15 @@ mod tests {
                 exact += f64::from(found);
                 // Half a step of bf16, and what the polynomial is off.
                 let near = (f64::from(found) - expected).abs() <= expected * (2f64.powi(-8) + 2e-5);
-                assert!(near || (found == 0.0 && expected < 1.2e-38), "{x} {found} {expected}");
+                assert!(
+                    near || (found == 0.0 && expected < 1.2e-38),
+                    "{x} {found} {expected}"
+                );
             }
-            assert!((f64::from(sum) - exact).abs() <= exact * 1e-5, "{n}: {sum} {exact}");
+            assert!(
+                (f64::from(sum) - exact).abs() <= exact * 1e-5,
+                "{n}: {sum} {exact}"
+            );
         }
     }
 
@@ -360,6 +369,9 @@ mod tests {
         assert!(sum.is_nan());
         let found = out.map(math::from_bf16);
         assert!(found[1].is_nan());
-        assert_eq!([found[0], found[2], found[3], found[4]], [0.0, 1.0, 0.0, 0.0]);
+        assert_eq!(
+            [found[0], found[2], found[3], found[4]],
+            [0.0, 1.0, 0.0, 0.0]
+        );
     }
 }

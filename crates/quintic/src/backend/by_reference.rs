@@ -101,6 +101,10 @@ impl<B: Backend> Backend for &B {
         B::attention_operand(self, tokens, columns)
     }
 
+    fn fused_operand(&self, tokens: usize, columns: usize, d_kv: usize) -> B::Operand {
+        B::fused_operand(self, tokens, columns, d_kv)
+    }
+
     fn pass(
         &self,
         encoder: u64,

@@ -316,6 +316,13 @@ pub trait Backend: Send + Sync {
         self.operand(tokens, columns)
     }
 
+    /// A buffer for queries, keys and values of heads of width `d_kv` that stand side by side and are read by an
+    /// attention alone ([`Keys::Fused`]), contents unspecified: they may stand as its products read them.
+    fn fused_operand(&self, tokens: usize, columns: usize, d_kv: usize) -> Self::Operand {
+        let _ = d_kv;
+        self.attention_operand(tokens, columns)
+    }
+
     /// Runs a whole pass: `queue` queues its operations for the batch that it is given, and
     /// returns the last stream. `encoder` is the same for passes through the same weights.
     ///

@@ -133,6 +133,10 @@ impl<P: Products> Backend for Through<P> {
         self.0.inner().attention_operand(tokens, columns)
     }
 
+    fn fused_operand(&self, tokens: usize, columns: usize, d_kv: usize) -> Operand<P> {
+        self.0.inner().fused_operand(tokens, columns, d_kv)
+    }
+
     fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> KvCache<P> {
         self.0.inner().kv_cache(rows, n_heads, d_kv)
     }

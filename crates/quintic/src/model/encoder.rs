@@ -132,7 +132,7 @@ impl<B: Backend> Encoder<B> {
             None => backend.embed(&self.embedding, batch.ids()),
         };
         let mut normed = backend.operand(tokens, config.d_model);
-        let mut qkv = backend.attention_operand(tokens, 3 * config.inner_dim());
+        let mut qkv = backend.fused_operand(tokens, 3 * config.inner_dim(), config.d_kv);
         let mut heads = backend.operand(tokens, config.inner_dim());
         let mut hidden = backend.operand(tokens, config.d_ff);
         let mut bias = None;

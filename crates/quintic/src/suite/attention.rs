@@ -2,7 +2,7 @@
 
 use super::bounds::{self, SINGLE};
 use super::inputs::{
-    Made, NOISE, Pick, base, make, noise, picks_of_noise, read, row_starts, tensor,
+    Made, NOISE, Pick, Reader, base, make, noise, picks_of_noise, read, row_starts, tensor,
 };
 use super::{List, SIZES, Subject, Worst};
 use crate::Result;
@@ -317,7 +317,7 @@ fn check<B: Backend>(subject: &Subject<'_, B>, worst: &mut Worst, spec: &Spec) -
         worst,
         &values,
         &picks(heads, spec.loudness, 3),
-        true,
+        Reader::Fused { d_kv: spec.d_kv },
     )?;
 
     let buckets = spec.bias.buckets();

@@ -1,7 +1,7 @@
 //! Keys and values that stay from one step to the next.
 
 use super::attention::{Bias, Heads, Row, compare, picks, values_base};
-use super::inputs::{Made, make, noise, row_starts, tensor};
+use super::inputs::{Made, Reader, make, noise, row_starts, tensor};
 use super::{List, Subject, Worst};
 use crate::Result;
 use crate::backend::reference::Reference;
@@ -188,7 +188,13 @@ fn grow<B: Backend>(
         }
         let starts = row_starts(lengths);
         let values = values_base(subject.dtype(), d_kv, &keys_of(lengths, &cached), at);
-        let made = make(subject, worst, &values, &picks(heads, 1.0, at), true)?;
+        let made = make(
+            subject,
+            worst,
+            &values,
+            &picks(heads, 1.0, at),
+            Reader::Attention,
+        )?;
         backend.append_kv(&mut own_cache, &made.own, inner, &starts);
         Reference.append_kv(&mut exact_cache, &made.exact, inner, &starts);
         remember(&mut cached, &made, &starts, (inner, inner));
@@ -235,7 +241,7 @@ fn cross<B: Backend>(subject: &Subject<'_, B>, worst: &mut Worst, heads: Heads) 
     let starts = row_starts(&lengths);
     let values = values_base(dtype, d_kv, &keys_of(&lengths, &cached), 1);
     let all = picks(heads, 1.0, 4);
-    let made = make(subject, worst, &values, &all[inner..], true)?;
+    let made = make(subject, worst, &values, &all[inner..], Reader::Attention)?;
     let mut own_cache = backend.kv_cache(3, n_heads, d_kv);
     let mut exact_cache = Reference.kv_cache(3, n_heads, d_kv);
     backend.append_kv(&mut own_cache, &made.own, 0, &starts);
@@ -258,7 +264,7 @@ fn cross<B: Backend>(subject: &Subject<'_, B>, worst: &mut Worst, heads: Heads) 
         let starts = row_starts(lengths);
         let key_of: Vec<usize> = (0..starts[lengths.len()]).collect();
         let values = values_base(dtype, d_kv, &key_of, 10 + at);
-        let queries = make(subject, worst, &values, &all[..inner], true)?;
+        let queries = make(subject, worst, &values, &all[..inner], Reader::Attention)?;
         let gains: Vec<f32> = (0..n_heads).map(|head| 0.5 + head as f32).collect();
         compare(
             subject,

@@ -99,13 +99,25 @@ pub(super) fn base(
     rows
 }
 
+/// What reads an operand.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Reader {
+    Product,
+    /// An attention, or a cache before it.
+    Attention,
+    /// An attention alone, all of it.
+    Fused {
+        d_kv: usize,
+    },
+}
+
 /// An operand of picked columns of `base`, see the [module](super) docs.
 pub(super) fn make<B: Backend>(
     subject: &Subject<'_, B>,
     worst: &mut Worst,
     base: &Rows,
     picks: &[Pick],
-    for_attention: bool,
+    reader: Reader,
 ) -> Result<Made<B>> {
     let backend = subject.backend;
     let (tokens, depth, columns) = (base.rows, base.columns, picks.len());
@@ -130,9 +142,10 @@ pub(super) fn make<B: Backend>(
         selection[column * depth + at] = factor;
     }
     let selection = backend.prepare_matrix(stacked(columns, depth, &selection), None)?;
-    let mut own = match for_attention {
-        true => backend.attention_operand(tokens, columns),
-        false => backend.operand(tokens, columns),
+    let mut own = match reader {
+        Reader::Product => backend.operand(tokens, columns),
+        Reader::Attention => backend.attention_operand(tokens, columns),
+        Reader::Fused { d_kv } => backend.fused_operand(tokens, columns, d_kv),
     };
     backend.linear(&normed, &selection, Epilogue::Store(&mut own));
     let mut exact = Rows::zeros(tokens, columns);
@@ -154,7 +167,13 @@ pub(super) fn make_noise<B: Backend>(
     seed: usize,
 ) -> Result<Made<B>> {
     let base = base(subject.dtype(), tokens, 0, seed, |_, _| ());
-    make(subject, worst, &base, &picks_of_noise(columns, seed), false)
+    make(
+        subject,
+        worst,
+        &base,
+        &picks_of_noise(columns, seed),
+        Reader::Product,
+    )
 }
 
 /// The values of an operand.

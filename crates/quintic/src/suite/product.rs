@@ -1,6 +1,6 @@
 //! Products with every epilogue.
 
-use super::inputs::{Made, base, make, make_noise, noise, picks_of_noise, read, tensor};
+use super::inputs::{Made, Reader, base, make, make_noise, noise, picks_of_noise, read, tensor};
 use super::{List, Options, SIZES, Subject, Worst, bounds};
 use crate::Result;
 use crate::backend::reference::{Reference, Rows};
@@ -322,7 +322,7 @@ fn range<B: Backend>(subject: &Subject<'_, B>, worst: &mut Worst) -> Result<()> 
     let encoder = u64::MAX;
     let found = backend.pass(encoder, &batch, false, &mut |_| {
         let picks = picks_of_noise(depth, 8);
-        let Made { own, exact } = make(subject, &mut inner, &values, &picks, false)?;
+        let Made { own, exact } = make(subject, &mut inner, &values, &picks, Reader::Product)?;
         let mut out = backend.operand(tokens, columns);
         backend.linear(
             &own,

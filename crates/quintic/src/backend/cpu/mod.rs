@@ -453,6 +453,11 @@ impl Backend for Cpu {
         self.kernels.operand(Precision::F32, tokens, columns)
     }
 
+    fn fused_operand(&self, tokens: usize, columns: usize, d_kv: usize) -> Operand {
+        self.kernels
+            .attention_operand(self.precision, tokens, columns, d_kv)
+    }
+
     fn kv_cache(&self, rows: usize, n_heads: usize, d_kv: usize) -> KvCache {
         KvCache::new(rows, n_heads * d_kv, self.attention_operand(0, 0))
     }

@@ -165,7 +165,7 @@ fn attention_weights_equal_the_reference() {
         let exact_bias = Reference.prepare_bias(table.clone(), buckets()).unwrap();
         for_each_isa(&Compute::default(), |cpu| {
             let bias = cpu.prepare_bias(table.clone(), buckets()).unwrap();
-            let mut own = cpu.attention_operand(tokens, 3 * inner);
+            let mut own = cpu.fused_operand(tokens, 3 * inner, d_kv);
             for token in 0..tokens {
                 for (column, &value) in qkv.row(token).iter().enumerate() {
                     own.set(token, column, value);
