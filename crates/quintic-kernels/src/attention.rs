@@ -16,7 +16,7 @@ pub use inputs::{Attention, KeysValues};
 
 use crate::Kernels;
 use crate::math::LANES;
-use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, First, PANEL};
+use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, First, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
 use crate::rowwise::{Finish, FinishBlock, Maxima};
@@ -750,7 +750,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                 c_row: score_row,
                                 rows: micro.max_rows.min(n - query),
                                 accumulate: false,
-                                a_is_near: true,
+                                again: Again::A,
                                 first: strip.map(|strip| First {
                                     at: strip.add(keys.start - start + panel * PANEL).sub(query),
                                     row: -1,
@@ -839,7 +839,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                     c_row: PANEL,
                                     rows: micro.max_rows.min(n - query),
                                     accumulate: !is_first || term > 0,
-                                    a_is_near: true,
+                                    again: Again::A,
                                     first: None,
                                 });
                             }

@@ -92,11 +92,21 @@ pub(crate) struct Bf16Block {
     /// sums: the caller provides the memory for both.
     pub(crate) rows: usize,
     pub(crate) accumulate: bool,
-    /// Whether `a` is read again soon rather than `b`, and should stay in the nearest cache.
-    pub(crate) a_is_near: bool,
+    pub(crate) again: Again,
     /// What sums begin with, in the place of zeros or of `c`; only for a kernel that
     /// [takes it](MicroBf16::takes_first).
     pub(crate) first: Option<First>,
+}
+
+/// What is read again soon, and should be in the nearest cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// `b`, by the blocks that follow; `a` passes by.
+    B,
+    /// `a`, by the blocks that follow; `b` passes by.
+    A,
+    /// `b`, which comes from memory now, what follows it in memory next.
+    Memory,
 }
 
 /// What the sums of a block begin with: 32 values for row `r`, from `at + r * row` on. Rows may overlap, and go backwards:
@@ -402,7 +412,7 @@ mod tests {
                             c_row: PANEL,
                             rows,
                             accumulate,
-                            a_is_near: accumulate,
+                            again: Again::B,
                             first: None,
                         };
                         // SAFETY: everything was allocated; the instruction set is there.

@@ -12,7 +12,7 @@ mod codes;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::{Buffer, Shared};
-use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, PANEL};
+use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, PANEL};
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Storage};
 use crate::pool::Pool;
@@ -556,7 +556,10 @@ impl Plan<'_> {
                         c_row: PANEL,
                         rows: self.micro_rows.min(block.rows - row),
                         accumulate: block.k > 0 || term > 0,
-                        a_is_near: false,
+                        again: match (row, calls < FETCH_CALLS) {
+                            (0, true) => Again::Memory,
+                            _ => Again::B,
+                        },
                         first: None,
                     });
                 }

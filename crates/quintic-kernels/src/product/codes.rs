@@ -5,7 +5,7 @@
 //! [`Plan::finish`].
 
 use super::{BF16_DEPTH, BlockOf, F32_DEPTH, Plan};
-use crate::micro::{Bf16Block, CHUNK, F32Block, Fetch, PANEL};
+use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, PANEL};
 use crate::pack::Storage;
 use crate::quantised::{self, FewRows, INT8_CHUNK};
 
@@ -130,7 +130,7 @@ impl Plan<'_> {
                 c_row: PANEL,
                 rows: block.rows,
                 accumulate: block.k > 0,
-                a_is_near: false,
+                again: Again::Memory,
                 first: None,
             });
             self.finish(block, 0, block.rows);

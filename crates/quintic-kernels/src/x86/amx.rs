@@ -22,7 +22,7 @@
 
 use std::arch::asm;
 
-use crate::micro::{Bf16Block, First, MicroBf16, PANEL};
+use crate::micro::{Again, Bf16Block, First, MicroBf16, PANEL};
 use crate::quantised::{Int8Block, MicroInt8};
 
 pub(crate) const MICRO: MicroBf16 = MicroBf16 {
@@ -57,7 +57,7 @@ const B_CHUNK: usize = 2048;
 /// pages.
 ///
 /// The hardware prefetchers follow the lines of `b` by themselves, but stop at the end of a
-/// page of 4 KiB, that is after every other chunk. The first line of either tile of a chunk
+/// page of 4 KiB, that is after every other chunk. Where `b` is in a near cache most of the time, the first line of either tile of a chunk
 /// well ahead, prefetched into the second level, has the page translated and its stream begun
 /// before it is needed: at the 30 GB/s that a core gets from memory, 16 KiB take 0.5 us,
 /// several times the latency of memory. To prefetch all 32 lines of a chunk would take half as
@@ -131,11 +131,13 @@ unsafe fn run(block: &Bf16Block) {
     debug_assert!((1..=MICRO.max_rows).contains(&block.rows));
     // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
     unsafe {
-        match (block.a_is_near, block.rows > TILE_ROWS) {
-            (false, true) => two_by_two(block),
-            (false, false) => one_by_two(block),
-            (true, true) => two_by_two_near(block),
-            (true, false) => one_by_two_near(block),
+        match (block.again, block.rows > TILE_ROWS) {
+            (Again::B, true) => two_by_two(block),
+            (Again::B, false) => one_by_two(block),
+            (Again::A, true) => two_by_two_near(block),
+            (Again::A, false) => one_by_two_near(block),
+            (Again::Memory, true) => two_by_two_from_memory(block),
+            (Again::Memory, false) => one_by_two_from_memory(block),
         }
     }
 }
@@ -160,7 +162,7 @@ unsafe fn run_int8(block: &Int8Block) {
         c_row: PANEL,
         rows: block.rows,
         accumulate: block.accumulate,
-        a_is_near: false,
+        again: Again::B,
         first: None,
     };
     // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
@@ -191,7 +193,7 @@ fn first_of(block: &Bf16Block) -> First {
 /// The kernels, with the product of their elements: pairs of bf16 or quads of bytes, four bytes
 /// either way, so that nothing else differs.
 macro_rules! kernels {
-    ($product:literal, $load_a:literal, $two_by_two:ident, $one_by_two:ident) => {
+    ($product:literal, $load_a:literal, $fetch:ident, $two_by_two:ident, $one_by_two:ident) => {
 /// Sums: tiles 0 and 1 for the first 16 rows, 2 and 3 for the others. Tiles 4 and 5 are `a`,
 /// 6 and 7 are `b`.
 ///
@@ -236,8 +238,8 @@ unsafe fn $two_by_two(block: &Bf16Block) {
             concat!($product, " tmm0, tmm4, tmm6"),
             concat!($load_a, " tmm5, [{a1} + {a_row}]"),
             concat!($product, " tmm1, tmm4, tmm7"),
-            "prefetcht1 byte ptr [{b} + {ahead}]",
-            "prefetcht1 byte ptr [{b} + {ahead} + {b_half}]",
+            $fetch!(0),
+            $fetch!(1),
             concat!($product, " tmm2, tmm5, tmm6"),
             "add {a0}, {a_chunk}",
             "add {a1}, {a_chunk}",
@@ -312,16 +314,16 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             concat!($load_a, " tmm3, [{a} + {a_row}]"),
             "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
             "add {a}, {a_chunk}",
-            "prefetcht1 byte ptr [{b} + {ahead}]",
-            "prefetcht1 byte ptr [{b} + {ahead} + {b_half}]",
+            $fetch!(0),
+            $fetch!(1),
             concat!($product, " tmm0, tmm2, tmm4"),
             concat!($product, " tmm1, tmm2, tmm5"),
             "tileloadd tmm4, [{b} + {b_row} + {b_chunk}]",
             concat!($load_a, " tmm2, [{a} + {a_row}]"),
             "tileloadd tmm5, [{b} + {b_row} + {b_chunk} + {b_half}]",
             "add {a}, {a_chunk}",
-            "prefetcht1 byte ptr [{b} + {ahead} + {b_chunk}]",
-            "prefetcht1 byte ptr [{b} + {ahead} + {b_chunk} + {b_half}]",
+            $fetch!(2),
+            $fetch!(3),
             concat!($product, " tmm0, tmm3, tmm6"),
             concat!($product, " tmm1, tmm3, tmm7"),
             "add {b}, 2 * {b_chunk}",
@@ -364,9 +366,54 @@ unsafe fn $one_by_two(block: &Bf16Block) {
     };
 }
 
-kernels!("tdpbf16ps", "tileloaddt1", two_by_two, one_by_two);
-kernels!("tdpbf16ps", "tileloadd", two_by_two_near, one_by_two_near);
-kernels!("tdpbssd", "tileloaddt1", two_by_two_int8, one_by_two_int8);
+/// Asks for the first line of a tile of `b` well ahead; tiles are numbered from those of the chunk in use.
+macro_rules! fetch_first {
+    ($tile:literal) => {
+        concat!("prefetcht1 byte ptr [{b} + {ahead} + 1024 * ", $tile, "]")
+    };
+}
+
+/// Asks for every line of it.
+macro_rules! fetch_all {
+    ($tile:literal) => {
+        concat!(
+            ".irp line, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n",
+            "prefetcht1 byte ptr [{b} + {ahead} + 1024 * ",
+            $tile,
+            " + 64 * \\line]\n",
+            ".endr"
+        )
+    };
+}
+
+kernels!(
+    "tdpbf16ps",
+    "tileloaddt1",
+    fetch_first,
+    two_by_two,
+    one_by_two
+);
+kernels!(
+    "tdpbf16ps",
+    "tileloadd",
+    fetch_first,
+    two_by_two_near,
+    one_by_two_near
+);
+kernels!(
+    "tdpbf16ps",
+    "tileloadd",
+    fetch_all,
+    two_by_two_from_memory,
+    one_by_two_from_memory
+);
+kernels!(
+    "tdpbssd",
+    "tileloaddt1",
+    fetch_first,
+    two_by_two_int8,
+    one_by_two_int8
+);
 
 /// Multiplies tiles of zeros `iterations` times, four products each into a sum of its own,
 /// without touching memory: what the tile unit does at most. An iteration is 4 * 16 * 16 * 32
@@ -512,8 +559,8 @@ mod tests {
                 c_row: self.c_row,
                 rows: self.rows,
                 accumulate: self.accumulate,
-                // Both ways to load are tested, over all sizes.
-                a_is_near: self.rows % 2 == 0,
+                // Every way to read is tested, over all sizes.
+                again: [Again::A, Again::B, Again::Memory][(self.rows + self.chunks) % 3],
                 first: None,
             }
         }
