@@ -232,6 +232,66 @@ fn a_relative_bias_reaches_so_far_and_is_constant_beyond() {
     }
 }
 
+/// What stands in two parts is what f32 is split into; so the bits are the same, for rows of every length but one: a row of
+/// one token in f32 is not multiplied in parts.
+#[test]
+fn operands_in_parts_give_the_bits_of_f32() {
+    for_each_isa(|kernels| {
+        for precision in [Precision::Split, Precision::Bf16] {
+            for (n_heads, d_kv, lengths) in [
+                (3, 64, vec![2, 31, 0, 32, 33, 200]),
+                (2, 32, vec![15, 513]),
+                (1, 33, vec![40]),
+            ] {
+                let mut packed = Packed::new(kernels, n_heads, d_kv, &lengths);
+                let columns = 3 * n_heads * d_kv;
+                let mut parts =
+                    kernels.attention_operand(precision, packed.qkv.tokens(), columns, d_kv);
+                for token in 0..packed.qkv.tokens() {
+                    for column in 0..columns {
+                        parts.set(token, column, packed.qkv.get(token, column));
+                    }
+                }
+                let bias = relative_bias(n_heads);
+                let flags: Vec<bool> = (0..packed.qkv.tokens())
+                    .map(|token| token % 7 != 3)
+                    .collect();
+                let starts = packed.row_starts.clone();
+                let attend = |packed: &Packed| {
+                    let mut outs = [0, 1].map(|_| packed.out(kernels, precision));
+                    let mask = KeyMask::new(&flags, &starts);
+                    kernels.attend(&packed.attention(), &bias, &NoMask, &mut outs[0]);
+                    kernels.attend(&packed.attention(), &bias, &mask, &mut outs[1]);
+                    outs
+                };
+                let expected = attend(&packed);
+                let weights = |packed: &Packed| {
+                    kernels.attention_weights(&packed.attention(), &bias, &NoMask)
+                };
+                let in_f32 = weights(&packed);
+                packed.qkv = parts;
+                for (found, expected) in attend(&packed).iter().zip(&expected) {
+                    for token in 0..found.tokens() {
+                        for column in 0..found.columns() {
+                            assert_eq!(
+                                found.get(token, column).to_bits(),
+                                expected.get(token, column).to_bits(),
+                                "{} {precision:?} {lengths:?} {token} {column}",
+                                kernels.isa()
+                            );
+                        }
+                    }
+                }
+                // Scores in parts are off by 2^-16 of themselves, at most 4 sqrt(d_kv) here; so are weights.
+                let bound = 8.0 * (d_kv as f32).sqrt() * 2f32.powi(-16);
+                for (found, exact) in weights(&packed).into_iter().zip(in_f32) {
+                    assert!((found - exact).abs() <= bound * exact, "{found} {exact}");
+                }
+            }
+        }
+    });
+}
+
 #[test]
 fn attention_equals_plain_loops_with_every_bias_and_mask() {
     for_each_isa(|kernels| {

@@ -106,7 +106,7 @@ fn a_configuration_is_stored_as_it_was_loaded() {
 #[test]
 fn loads_and_stores_copy_the_configured_part_by_rows() {
     install();
-    for (rows, row_bytes) in [(16, 64), (16, 20), (1, 64), (5, 3), (11, 61)] {
+    for (rows, row_bytes) in [(16, 64), (16, 20), (1, 64), (5, 4), (11, 60)] {
         for (from_stride, to_stride) in [(64usize, 64usize), (64, 200), (133, 65), (4096, 67)] {
             load_config(&config(&[(rows, row_bytes); 8]));
             let mut next = numbers(from_stride as u64);
@@ -592,7 +592,7 @@ fn what_the_hardware_refuses_ends_the_process_with_a_reason() {
     };
     let full = (16, 64);
     type Case<'a> = (&'a str, &'a str, Box<dyn Fn() + 'a>);
-    let cases: [Case<'_>; 8] = [
+    let cases: [Case<'_>; 9] = [
         (
             "unconfigured",
             "invalid `tileloadd` at 0x",
@@ -603,6 +603,14 @@ fn what_the_hardware_refuses_ends_the_process_with_a_reason() {
             ": tile 2 is not configured",
             Box::new(|| {
                 load_config(&config(&[full, full]));
+                load_tile_2();
+            }),
+        ),
+        (
+            "part",
+            ": rows of tile 2 are not whole groups of 4 bytes",
+            Box::new(|| {
+                load_config(&config(&[full, full, (5, 3)]));
                 load_tile_2();
             }),
         ),
@@ -695,7 +703,10 @@ fn refusals_are_complete() {
         assert_eq!(result, Err(Refusal::SameTile));
     }
     let result = tiles.product(Product::Signed, 0, 1, 3);
-    assert_eq!(result, Err(Refusal::PartialElement(3)));
+    let partial = Err(Refusal::PartialElement(3));
+    assert_eq!(result, partial);
+    assert_eq!(tiles.load(3, |_, _| ()), partial);
+    assert_eq!(tiles.store(3, |_, _| ()), partial);
     assert_eq!(tiles.product(Product::Signed, 0, 1, 2), Ok(()));
 }
 

@@ -158,6 +158,16 @@ impl Tiles {
         Ok((self.rows[tile].into(), self.row_bytes[tile].into()))
     }
 
+    /// As [`Tiles::shape`], of a tile that goes to or comes from memory: in groups of 4 bytes, as a CPU with tiles was
+    /// found to ask for.
+    fn whole_shape(&self, tile: usize) -> Result<(usize, usize), Refusal> {
+        let (rows, row_bytes) = self.shape(tile)?;
+        match row_bytes.is_multiple_of(4) {
+            true => Ok((rows, row_bytes)),
+            false => Err(Refusal::PartialElement(tile)),
+        }
+    }
+
     /// Fills the configured rows, and zeroes what is beside and below them. `fill` gets the
     /// number of a row and its configured bytes.
     pub(crate) fn load(
@@ -165,7 +175,7 @@ impl Tiles {
         tile: usize,
         mut fill: impl FnMut(usize, &mut [u8]),
     ) -> Result<(), Refusal> {
-        let (rows, row_bytes) = self.shape(tile)?;
+        let (rows, row_bytes) = self.whole_shape(tile)?;
         self.data[tile] = [[0; ROW_BYTES]; ROWS];
         for (number, row) in self.data[tile][..rows].iter_mut().enumerate() {
             fill(number, &mut row[..row_bytes]);
@@ -179,7 +189,7 @@ impl Tiles {
         tile: usize,
         mut take: impl FnMut(usize, &[u8]),
     ) -> Result<(), Refusal> {
-        let (rows, row_bytes) = self.shape(tile)?;
+        let (rows, row_bytes) = self.whole_shape(tile)?;
         for (number, row) in self.data[tile][..rows].iter().enumerate() {
             take(number, &row[..row_bytes]);
         }

@@ -26,6 +26,11 @@ impl Alibi {
 
 impl ScoreBias for Alibi {
     #[inline]
+    fn is_relative(&self) -> bool {
+        true
+    }
+
+    #[inline]
     fn add(&self, at: ScoresAt, scores: &mut [f32]) {
         let slope = self.0[at.head];
         let first = at.first_key as i32 - at.query as i32;

@@ -324,6 +324,7 @@ fn power(mask: __mmask16, x: __m512) -> __m512 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::operand::{Form, Operand};
     use crate::{Isa, math};
 
     /// Beside the scalar functions, for every length that a row may end with.
@@ -373,5 +374,83 @@ mod tests {
             [found[0], found[2], found[3], found[4]],
             [0.0, 1.0, 0.0, 0.0]
         );
+    }
+
+    /// Every sum that is stored, beside f64: over what gates have, and far outside of it.
+    #[test]
+    fn gates_are_those_of_f64_rounded() {
+        if !Isa::Avx512Bf16.is_available() {
+            return;
+        }
+        let gates: Vec<f32> = (-3000..3000)
+            .map(|i| i as f32 * 0.01)
+            .chain([1e4, -1e4, 1e9, -1e9, 0.0, -0.0, f32::NAN])
+            .collect();
+        for form in [Form::Bf16, Form::Bf16Tiles] {
+            for some in gates.chunks(LANES) {
+                let mut sums = [1.5f32; PANEL];
+                sums[..some.len()].copy_from_slice(some);
+                let mut out = Operand::zeroed(form, 1, LANES);
+                // SAFETY: the instruction set is there; sums and result are this thread's.
+                unsafe {
+                    finish(&FinishBlock {
+                        sums: sums.as_ptr(),
+                        rows: 1,
+                        token: 0,
+                        column: 0,
+                        columns: LANES,
+                        finish: Finish::Gate(Activation::GeluTanh, out.sink()),
+                    });
+                }
+                for (column, &x) in some.iter().enumerate() {
+                    let (found, x) = (f64::from(out.get(0, column)), f64::from(x));
+                    let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+                    let expected = 1.5 * x / (1.0 + (-2.0 * inner).exp());
+                    // Half a step of bf16, what the power is off, what is cut off and what is subnormal.
+                    let bound = expected.abs() * (2f64.powi(-8) + 2e-5) + x.abs() * 2e-36 + 2e-38;
+                    assert!(
+                        (found - expected).abs() <= bound || (found.is_nan() && x.is_nan()),
+                        "{x} {found} {expected}"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Bits, beside the functions for CPUs that do not round to bf16.
+    #[test]
+    fn what_is_stored_is_what_other_cpus_store() {
+        if !Isa::Avx512Bf16.is_available() {
+            return;
+        }
+        let (rows, columns) = (33, 3 * PANEL);
+        let mut sums: Vec<f32> = (0..rows * PANEL)
+            .map(|i| (i as f32 * 0.37).sin() * 10f32.powi((i % 11) as i32 - 5))
+            .collect();
+        sums[5] = f32::INFINITY;
+        for form in [Form::F32, Form::Bf16, Form::Bf16Tiles, Form::Split] {
+            let stored = |finish: unsafe fn(&FinishBlock)| {
+                let mut out = Operand::zeroed(form, rows, columns);
+                for column in (0..columns).step_by(PANEL) {
+                    // SAFETY: as above.
+                    unsafe {
+                        finish(&FinishBlock {
+                            sums: sums.as_ptr(),
+                            rows,
+                            token: 0,
+                            column,
+                            columns,
+                            finish: Finish::Store(out.sink()),
+                        });
+                    }
+                }
+                let all = (0..rows).flat_map(|row| (0..columns).map(move |column| (row, column)));
+                all.map(|(row, column)| out.get(row, column).to_bits())
+                    .collect::<Vec<_>>()
+            };
+            let plain = stored(crate::portable::ROWWISE.finish);
+            assert_eq!(stored(finish), plain, "{form:?}");
+            assert_eq!(stored(avx512_rows::ROWWISE.finish), plain, "{form:?}");
+        }
     }
 }
