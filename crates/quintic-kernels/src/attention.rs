@@ -9,6 +9,7 @@
 
 mod few;
 mod inputs;
+mod pack;
 
 use std::ops::Range;
 
@@ -21,7 +22,7 @@ use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
 use crate::rowwise::{Finish, FinishBlock, Maxima};
 use crate::scores::{NoBias, NoMask, ScoreBias, ScoreMask, ScoresAt, modify};
-use crate::tiles::{self, TileOf};
+use crate::tiles;
 
 /// Keys whose scores are held at once.
 const KEY_BLOCK: usize = 512;
@@ -388,72 +389,6 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         }
     }
 
-    /// Keys in panels of 32, each with all terms of the product.
-    unsafe fn key_tiles(&self, to: *mut u16) {
-        let Attention { d_kv, keys, .. } = *self.attention;
-        let chunks = d_kv.div_ceil(CHUNK);
-        let terms = terms(self.planes.scores);
-        let n = self.seen.len();
-        let panel = terms.len() * chunks * CHUNK * PANEL;
-        for first in (0..n.next_multiple_of(PANEL)).step_by(tiles::ROWS) {
-            for chunk in 0..chunks {
-                // SAFETY: as in `pack`.
-                unsafe {
-                    let start =
-                        to.add(first / PANEL * panel + first % PANEL / tiles::ROWS * tiles::SIZE);
-                    let place = |term: usize| start.add((term * chunks + chunk) * CHUNK * PANEL);
-                    let of_part = |part: usize| terms.iter().position(|&(_, key)| key == part);
-                    let (Some(high), Some(low)) = (of_part(0), of_part(1)) else {
-                        unreachable!("queries and keys have two parts")
-                    };
-                    (self.kernels.table.tiles.keys)(&TileOf {
-                        x: keys.keys,
-                        token: keys.starts[self.task.row] + self.seen.start + first,
-                        rows: tiles::ROWS.min(n.saturating_sub(first)),
-                        column: keys.key_column + self.head() * d_kv + chunk * CHUNK,
-                        columns: CHUNK.min(d_kv - chunk * CHUNK),
-                        high: place(high),
-                        low: place(low),
-                    });
-                    for (term, _) in terms
-                        .iter()
-                        .enumerate()
-                        .skip(high + 1)
-                        .filter(|(_, (_, key))| *key == 0)
-                    {
-                        std::ptr::copy_nonoverlapping(place(high), place(term), tiles::SIZE);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Values in panels of 32 columns, for each part.
-    unsafe fn value_tiles(&self, to: *mut u16, padded: usize) {
-        let Attention { d_kv, keys, .. } = *self.attention;
-        let n = self.seen.len();
-        for panel in 0..d_kv.div_ceil(PANEL) {
-            for first in (0..n).step_by(CHUNK) {
-                // SAFETY: as in `pack`.
-                unsafe {
-                    let high = to.add((panel * padded + first) * PANEL);
-                    (self.kernels.table.tiles.values)(&TileOf {
-                        x: keys.values,
-                        token: keys.starts[self.task.row] + self.seen.start + first,
-                        rows: CHUNK.min(n - first),
-                        column: keys.value_column + self.head() * d_kv + panel * PANEL,
-                        columns: PANEL.min(d_kv - panel * PANEL),
-                        high,
-                        low: match self.planes.values {
-                            1 => std::ptr::null_mut(),
-                            _ => high.add(2 * self.room.plane),
-                        },
-                    });
-                }
-            }
-        }
-    }
-
     /// Queries of a block: row after row, or in tiles with all terms of the product.
     unsafe fn load_queries(&self, memory: *mut f32, queries: Range<usize>) {
         let Attention { d_kv, .. } = *self.attention;
@@ -471,35 +406,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                 }
                 return;
             }
-            let chunks = d_kv.div_ceil(CHUNK);
-            let terms = terms(self.planes.scores);
-            let of_part = |part: usize| terms.iter().position(|&(query, _)| query == part);
-            let (Some(high), Some(low)) = (of_part(0), of_part(1)) else {
-                unreachable!("queries and keys have two parts")
-            };
-            for group in (0..queries.len()).step_by(tiles::ROWS) {
-                for chunk in 0..chunks {
-                    let start = start.cast::<u16>().add(group * row);
-                    let place = |term: usize| start.add((term * chunks + chunk) * tiles::SIZE);
-                    (self.kernels.table.tiles.rows)(&TileOf {
-                        x: self.attention.queries,
-                        token: first + group,
-                        rows: tiles::ROWS.min(queries.len() - group),
-                        column: column + chunk * CHUNK,
-                        columns: CHUNK.min(d_kv - chunk * CHUNK),
-                        high: place(high),
-                        low: place(low),
-                    });
-                    for (term, _) in terms
-                        .iter()
-                        .enumerate()
-                        .skip(high + 1)
-                        .filter(|(_, (query, _))| *query == 0)
-                    {
-                        std::ptr::copy_nonoverlapping(place(high), place(term), tiles::SIZE);
-                    }
-                }
-            }
+            self.query_tiles(start.cast(), &queries);
         }
     }
 
