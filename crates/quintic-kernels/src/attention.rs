@@ -7,6 +7,7 @@
 //! of a row and not with its square. Both products are the innermost ones of `micro`: keys and
 //! values of a row are packed into panels first, which costs one pass over them.
 
+mod bias;
 mod few;
 mod inputs;
 mod pack;
@@ -21,7 +22,7 @@ use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, First, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::product::scratch_of;
 use crate::rowwise::{Finish, FinishBlock, Maxima};
-use crate::scores::{NoBias, NoMask, ScoreBias, ScoreMask, ScoresAt, modify};
+use crate::scores::{ScoreBias, ScoreMask};
 use crate::tiles;
 
 /// Keys whose scores are held at once.
@@ -521,65 +522,6 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         for query in (0..n).filter(|&query| is_blind(query)) {
             // SAFETY: see above.
             unsafe { self.mean_of_values(out, token + query, self.head(), gain) };
-        }
-    }
-
-    /// Whether sums of scores begin with the bias.
-    fn begins_with_bias(&self) -> bool {
-        let takes_first = self
-            .kernels
-            .table
-            .bf16
-            .is_some_and(|micro| micro.takes_first);
-        self.planes.scores > 0 && takes_first && self.bias.is_relative()
-    }
-
-    /// The bias of a block of keys for the last of as many queries as a block may have, and behind it that of as many
-    /// more keys: what the query before begins with is one value further on.
-    unsafe fn strip(&self, memory: *mut f32, query: usize, keys: &Range<usize>) -> *const f32 {
-        let n = keys.len().next_multiple_of(PANEL) + MAX_QUERIES;
-        let at = ScoresAt {
-            row: self.task.row,
-            head: self.head(),
-            query: query + MAX_QUERIES - 1,
-            first_key: keys.start,
-        };
-        // SAFETY: as in `run`; room was made for a block of keys and as many more as there are queries.
-        unsafe {
-            let strip = memory.add(self.room.strip);
-            let values = std::slice::from_raw_parts_mut(strip, n);
-            values.fill(0.0);
-            modify(self.kernels.isa(), self.bias, &NoMask, at, true, values);
-            strip.add(MAX_QUERIES - 1)
-        }
-    }
-
-    /// Bias and mask of some keys of a block that begins at `start`; the bias only if sums did not begin with it.
-    unsafe fn modify(
-        &self,
-        memory: *mut f32,
-        n: usize,
-        first_query: usize,
-        start: usize,
-        keys: &Range<usize>,
-        full: bool,
-    ) {
-        let isa = self.kernels.isa();
-        for query in 0..n {
-            let at = ScoresAt {
-                row: self.task.row,
-                head: self.head(),
-                query: first_query + query,
-                first_key: keys.start,
-            };
-            // SAFETY: as in `run`.
-            unsafe {
-                let scores = self.scores_of(memory, query, keys.start - start, keys.len());
-                match self.begins_with_bias() {
-                    true => modify(isa, &NoBias, self.mask, at, full, scores),
-                    false => modify(isa, self.bias, self.mask, at, full, scores),
-                }
-            }
         }
     }
 
