@@ -65,7 +65,11 @@ const B_CHUNK: usize = 2048;
 ///
 /// Near the end this names what lies behind the panel, most often the next one, else memory
 /// that may not exist: a prefetch of that does nothing.
-const B_AHEAD: usize = 8 * B_CHUNK;
+const FIRST_AHEAD: usize = 8 * B_CHUNK;
+
+/// The same where every line of a chunk is prefetched, into the first level, an eighth between each two
+/// instructions of a chunk: requests in one go wait for each other while the tiles wait for them. Four chunks.
+const ALL_AHEAD: usize = 4 * B_CHUNK;
 
 /// A tile configuration, as LDTILECFG reads it.
 #[repr(C, align(64))]
@@ -193,7 +197,7 @@ fn first_of(block: &Bf16Block) -> First {
 /// The kernels, with the product of their elements: pairs of bf16 or quads of bytes, four bytes
 /// either way, so that nothing else differs.
 macro_rules! kernels {
-    ($product:literal, $load_a:literal, $fetch:ident, $two_by_two:ident, $one_by_two:ident) => {
+    ($product:literal, $load_a:literal, $load_b:literal, $fetch:ident, $ahead:ident, $two_by_two:ident, $one_by_two:ident) => {
 /// Sums: tiles 0 and 1 for the first 16 rows, 2 and 3 for the others. Tiles 4 and 5 are `a`,
 /// 6 and 7 are `b`.
 ///
@@ -232,14 +236,16 @@ unsafe fn $two_by_two(block: &Bf16Block) {
             "test {chunks}, {chunks}",
             "jz 5f",
             "4:",
-            "tileloadd tmm6, [{b} + {b_row}]",
+            concat!($load_b, " tmm6, [{b} + {b_row}]"),
+            $fetch!(0, 0),
             concat!($load_a, " tmm4, [{a0} + {a_row}]"),
-            "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
+            $fetch!(0, 1),
+            concat!($load_b, " tmm7, [{b} + {b_row} + {b_half}]"),
             concat!($product, " tmm0, tmm4, tmm6"),
+            $fetch!(0, 2),
             concat!($load_a, " tmm5, [{a1} + {a_row}]"),
             concat!($product, " tmm1, tmm4, tmm7"),
-            $fetch!(0),
-            $fetch!(1),
+            $fetch!(0, 3),
             concat!($product, " tmm2, tmm5, tmm6"),
             "add {a0}, {a_chunk}",
             "add {a1}, {a_chunk}",
@@ -267,7 +273,7 @@ unsafe fn $two_by_two(block: &Bf16Block) {
             line = const LINE,
             b_half = const B_CHUNK / 2,
             b_chunk = const B_CHUNK,
-            ahead = const B_AHEAD,
+            ahead = const $ahead,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -310,21 +316,25 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             // At least two more: one behind the even chunk, which waits in its tiles, and the
             // next even one.
             "4:",
-            "tileloadd tmm6, [{b} + {b_row}]",
+            concat!($load_b, " tmm6, [{b} + {b_row}]"),
+            $fetch!(0, 0),
             concat!($load_a, " tmm3, [{a} + {a_row}]"),
-            "tileloadd tmm7, [{b} + {b_row} + {b_half}]",
+            $fetch!(0, 1),
+            concat!($load_b, " tmm7, [{b} + {b_row} + {b_half}]"),
             "add {a}, {a_chunk}",
-            $fetch!(0),
-            $fetch!(1),
+            $fetch!(0, 2),
             concat!($product, " tmm0, tmm2, tmm4"),
+            $fetch!(0, 3),
             concat!($product, " tmm1, tmm2, tmm5"),
-            "tileloadd tmm4, [{b} + {b_row} + {b_chunk}]",
+            concat!($load_b, " tmm4, [{b} + {b_row} + {b_chunk}]"),
+            $fetch!(1, 0),
             concat!($load_a, " tmm2, [{a} + {a_row}]"),
-            "tileloadd tmm5, [{b} + {b_row} + {b_chunk} + {b_half}]",
+            $fetch!(1, 1),
+            concat!($load_b, " tmm5, [{b} + {b_row} + {b_chunk} + {b_half}]"),
             "add {a}, {a_chunk}",
-            $fetch!(2),
-            $fetch!(3),
+            $fetch!(1, 2),
             concat!($product, " tmm0, tmm3, tmm6"),
+            $fetch!(1, 3),
             concat!($product, " tmm1, tmm3, tmm7"),
             "add {b}, 2 * {b_chunk}",
             "sub {chunks}, 2",
@@ -356,7 +366,7 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             line = const LINE,
             b_half = const B_CHUNK / 2,
             b_chunk = const B_CHUNK,
-            ahead = const B_AHEAD,
+            ahead = const $ahead,
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -366,20 +376,33 @@ unsafe fn $one_by_two(block: &Bf16Block) {
     };
 }
 
-/// Asks for the first line of a tile of `b` well ahead; tiles are numbered from those of the chunk in use.
+/// Asks for the first line of either tile of a chunk of `b` well ahead. Chunks are numbered from the one in use;
+/// of four parts two have a first line.
 macro_rules! fetch_first {
-    ($tile:literal) => {
-        concat!("prefetcht1 byte ptr [{b} + {ahead} + 1024 * ", $tile, "]")
+    ($chunk:literal, 0) => {
+        concat!("prefetcht1 byte ptr [{b} + {ahead} + 2048 * ", $chunk, "]")
+    };
+    ($chunk:literal, 2) => {
+        concat!(
+            "prefetcht1 byte ptr [{b} + {ahead} + 1024 + 2048 * ",
+            $chunk,
+            "]"
+        )
+    };
+    ($chunk:literal, $part:literal) => {
+        ""
     };
 }
 
-/// Asks for every line of it.
+/// Asks for a quarter of a chunk's lines.
 macro_rules! fetch_all {
-    ($tile:literal) => {
+    ($chunk:literal, $part:literal) => {
         concat!(
-            ".irp line, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n",
-            "prefetcht1 byte ptr [{b} + {ahead} + 1024 * ",
-            $tile,
+            ".irp line, 0, 1, 2, 3, 4, 5, 6, 7\n",
+            "prefetcht0 byte ptr [{b} + {ahead} + 2048 * ",
+            $chunk,
+            " + 512 * ",
+            $part,
             " + 64 * \\line]\n",
             ".endr"
         )
@@ -389,28 +412,36 @@ macro_rules! fetch_all {
 kernels!(
     "tdpbf16ps",
     "tileloaddt1",
+    "tileloadd",
     fetch_first,
+    FIRST_AHEAD,
     two_by_two,
     one_by_two
 );
 kernels!(
     "tdpbf16ps",
     "tileloadd",
+    "tileloadd",
     fetch_first,
+    FIRST_AHEAD,
     two_by_two_near,
     one_by_two_near
 );
 kernels!(
     "tdpbf16ps",
     "tileloadd",
+    "tileloaddt1",
     fetch_all,
+    ALL_AHEAD,
     two_by_two_from_memory,
     one_by_two_from_memory
 );
 kernels!(
     "tdpbssd",
     "tileloaddt1",
+    "tileloadd",
     fetch_first,
+    FIRST_AHEAD,
     two_by_two_int8,
     one_by_two_int8
 );
