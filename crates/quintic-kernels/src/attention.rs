@@ -584,6 +584,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                     (planes, Some(micro)) => {
                         let chunks = terms(planes).len() * chunks;
                         let b = memory.add(self.room.keys).cast::<u16>();
+                        let b = b.add((first + panel) * PANEL * chunks * CHUNK);
                         for query in (0..n).step_by(micro.max_rows) {
                             (micro.run)(&Bf16Block {
                                 a: memory
@@ -593,7 +594,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                 a_row: CHUNK,
                                 a_group: tiles::ROWS * query_row,
                                 a_chunk: tiles::SIZE,
-                                b: b.add((first + panel) * PANEL * chunks * CHUNK),
+                                b,
                                 chunks,
                                 c: c.add(query * score_row),
                                 c_row: score_row,
@@ -604,6 +605,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                     at: strip.add(keys.start - start + panel * PANEL).sub(query),
                                     row: -1,
                                 }),
+                                fetch: Fetch::firsts(b),
                             });
                         }
                     }
@@ -677,12 +679,13 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                         for query in (0..n).step_by(micro.max_rows) {
                             for (term, &(x, w)) in terms(planes).iter().enumerate() {
                                 let b = memory.add(self.room.values + w * self.room.plane);
+                                let b = b.cast::<u16>().add((panel * padded + first) * PANEL);
                                 (micro.run)(&Bf16Block {
                                     a: a.add((x * MAX_QUERIES + query) * row),
                                     a_row: row,
                                     a_group: 16 * row,
                                     a_chunk: CHUNK,
-                                    b: b.cast::<u16>().add((panel * padded + first) * PANEL),
+                                    b,
                                     chunks: keys.len().div_ceil(CHUNK),
                                     c: c.add(query * PANEL),
                                     c_row: PANEL,
@@ -690,6 +693,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                     accumulate: !is_first || term > 0,
                                     again: Again::A,
                                     first: None,
+                                    fetch: Fetch::firsts(b),
                                 });
                             }
                         }

@@ -31,9 +31,10 @@ pub(crate) struct F32Block<T = f32> {
     pub(crate) fetch: Fetch,
 }
 
-/// Lines that a product asks for while it multiplies, two for every `k`. A kernel need not, and those over
-/// weights of 16 bits see to it by themselves.
+/// Lines that a product asks for while it multiplies, two for every `k` of f32 or chunk of bf16, half a step apart. A
+/// kernel need not, and those of f32 over weights of 16 bits see to it by themselves.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub(crate) struct Fetch {
     /// Any address will do: one that is not mapped does nothing.
     pub(crate) at: *const u8,
@@ -47,11 +48,35 @@ impl Fetch {
     /// stops at every page.
     const AHEAD: usize = 4096;
 
+    /// The same where lines that follow each other are found by the hardware: the first line of either half of a chunk
+    /// of bf16, eight chunks and four pages ahead, has the page translated and its stream begun before it is needed. At the
+    /// 30 GB/s that a core may get, 16 KiB take 0.5 us, several times the latency of memory.
+    const FIRST_AHEAD: usize = 16 << 10;
+
     /// What will be read next by a call that reads from `b` on.
     pub(crate) fn along<T>(b: *const T) -> Self {
         Fetch {
             at: b.cast::<u8>().wrapping_add(Self::AHEAD),
             step: 128,
+        }
+    }
+
+    /// The first lines of what will be read next by a call that reads chunks of bf16 from `b` on.
+    pub(crate) fn firsts(b: *const u16) -> Self {
+        Fetch {
+            at: b.cast::<u8>().wrapping_add(Self::FIRST_AHEAD),
+            step: CHUNK * PANEL * size_of::<u16>(),
+        }
+    }
+
+    /// As [`Fetch::part`], of calls of so many chunks of bf16. With few calls not every line is asked for; the one beside
+    /// it comes by itself.
+    pub(crate) fn part_of_chunks(next: &[u8], number: usize, calls: usize, chunks: usize) -> Self {
+        let a_chunk = next.len().div_ceil((calls * chunks).max(1));
+        let step = a_chunk.next_multiple_of(128).max(128);
+        Fetch {
+            at: next.as_ptr().wrapping_add(number * chunks * step),
+            step,
         }
     }
 
@@ -96,6 +121,8 @@ pub(crate) struct Bf16Block {
     /// What sums begin with, in the place of zeros or of `c`; only for a kernel that
     /// [takes it](MicroBf16::takes_first).
     pub(crate) first: Option<First>,
+    /// Nothing of it is asked for with [`Again::Memory`], and only by a kernel that [fetches](MicroBf16::fetches).
+    pub(crate) fetch: Fetch,
 }
 
 /// What is read again soon, and should be in the nearest cache.
@@ -163,6 +190,11 @@ pub(crate) struct MicroBf16 {
     pub(crate) row_multiple: usize,
     /// Whether sums may begin with [`Bf16Block::first`].
     pub(crate) takes_first: bool,
+    /// Whether it asks for [`Bf16Block::fetch`].
+    pub(crate) fetches: bool,
+    /// Bytes of activations that stay in the second-level cache beside what passes by, where products are so fast that
+    /// it matters.
+    pub(crate) near_bytes: usize,
     /// # Safety
     ///
     /// As [`MicroF32::run`], up to the next multiple of `row_multiple` rows.
@@ -414,6 +446,7 @@ mod tests {
                             accumulate,
                             again: Again::B,
                             first: None,
+                            fetch: Fetch::firsts(b.as_ptr()),
                         };
                         // SAFETY: everything was allocated; the instruction set is there.
                         unsafe {

@@ -9,6 +9,7 @@
 mod bytes;
 mod codes;
 
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::{Buffer, Shared};
@@ -30,6 +31,13 @@ const BF16_DEPTH: usize = 512;
 
 /// Most rows of a block: with the depth above, half a MiB of activations.
 const MAX_ROWS: usize = 512;
+
+/// Fewest rows of a block that is kept small for the sake of a near cache: with fewer, panels do not come as fast as they
+/// are multiplied.
+const MIN_ROWS: usize = 256;
+
+/// Most panels of a task over rows that stay near: so many panels later, other rows take their place.
+const MAX_NEAR_PANELS: usize = 8;
 
 /// Below this size all activations of a block of rows stay in the second-level cache by
 /// themselves, and a panel is passed over at once.
@@ -283,6 +291,8 @@ struct Plan<'a> {
     micro_rows: usize,
     /// Panels of a task.
     panels: usize,
+    /// Whether a task's rows stay near, so that panels pass one after the other, all of their `k` at once.
+    is_near: bool,
     /// `None` in f32.
     planes: Option<Planes>,
 }
@@ -293,18 +303,28 @@ impl<'a> Plan<'a> {
         let Some(planes) = planes(x.form, storage) else {
             panic!("activations in {:?} with weights in {storage:?}", x.form)
         };
-        let micro_rows = match (planes, table.bf16) {
-            (Some(_), Some(micro)) => micro.max_rows,
+        let (micro_rows, near_bytes) = match (planes, table.bf16) {
+            (Some(_), Some(micro)) => (micro.max_rows, micro.near_bytes),
             (Some(_), None) => panic!("{} has no products of bf16", table.isa),
-            (None, _) => table.f32.max_rows,
+            (None, _) => (table.f32.max_rows, 0),
         };
-        let blocks = x.tokens.div_ceil(MAX_ROWS);
+        // Either all columns of a block of rows stay near while all panels of a task pass, or, where that leaves too
+        // few rows, a block of `k` of them does.
+        let row_bytes = Operand::bytes_per_token(x.form, x.columns);
+        let near_rows = near_bytes / row_bytes.max(1) / micro_rows * micro_rows;
+        let is_near = near_rows >= MIN_ROWS;
+        let most = match is_near {
+            true => near_rows.min(MAX_ROWS),
+            false => MAX_ROWS,
+        };
+        let blocks = x.tokens.div_ceil(most);
         let block_rows = x.tokens.div_ceil(blocks).next_multiple_of(micro_rows);
-        let x_bytes = block_rows.min(x.tokens) * Operand::bytes_per_token(x.form, x.columns);
         let n_panels = w.shape().panels();
         // Several tasks a thread, so that none waits long for the last.
-        let panels = if x_bytes <= SMALL {
+        let panels = if block_rows.min(x.tokens) * row_bytes <= SMALL || (is_near && blocks == 1) {
             1
+        } else if is_near {
+            (n_panels * blocks / (3 * threads)).clamp(1, MAX_NEAR_PANELS)
         } else {
             (n_panels / (4 * threads)).clamp(1, MAX_PANELS)
         };
@@ -315,6 +335,7 @@ impl<'a> Plan<'a> {
             block_rows,
             micro_rows,
             panels,
+            is_near,
             planes,
         }
     }
@@ -350,46 +371,85 @@ impl Tasks for Plan<'_> {
         let first_panel = task / self.row_blocks() * self.panels;
         let panels = self.panels.min(shape.panels() - first_panel);
 
+        // Panels whose sums are held at once.
+        let at_once = if self.is_near { 1 } else { panels };
         // A kernel may write whole blocks of rows.
         let tile = self.block_rows.next_multiple_of(32) * PANEL;
         let n_wide = match shape.storage.is_quantised() {
             true => codes::ROOM,
             false => self.wide_room(),
         };
-        let room = scratch.f32(n_wide + panels * tile);
-        // SAFETY: the room was just made; `wide` is in front of `sums`.
-        let (wide, sums) = unsafe { (room, room.add(n_wide)) };
-
-        let (depth, step) = match self.planes {
-            Some(_) => (shape.depth.next_multiple_of(CHUNK), BF16_DEPTH),
-            None => (shape.depth, F32_DEPTH),
-        };
+        let room = scratch.f32(n_wide + at_once * tile);
         if let (Some(_), Some(micro)) = (self.planes, self.table.bf16) {
             // SAFETY: by the caller's word.
             unsafe { (micro.enter)() };
         }
+        for first in (first_panel..first_panel + panels).step_by(at_once) {
+            let pass = Pass {
+                panels: first..(first + at_once).min(first_panel + panels),
+                first_row,
+                rows,
+                wide: room,
+                // SAFETY: the room was just made; `wide` is in front of the sums.
+                sums: unsafe { room.add(n_wide) },
+                tile,
+                finish,
+            };
+            // SAFETY: by the caller's word.
+            unsafe { self.pass(&pass) };
+        }
+        if let (Some(_), Some(micro)) = (self.planes, self.table.bf16) {
+            // SAFETY: by the caller's word.
+            unsafe { (micro.leave)() };
+        }
+    }
+}
+
+/// Some rows and panels, and the memory for them.
+struct Pass<'a> {
+    panels: Range<usize>,
+    first_row: usize,
+    rows: usize,
+    wide: *mut f32,
+    /// A tile of sums for each panel.
+    sums: *mut f32,
+    tile: usize,
+    finish: &'a Finish,
+}
+
+impl Plan<'_> {
+    /// All of `k`, block by block, of some panels.
+    ///
+    /// # Safety
+    ///
+    /// As [`Plan::run`]; there is room for the sums.
+    unsafe fn pass(&self, pass: &Pass<'_>) {
+        let shape = self.w.shape();
+        let (depth, step) = match self.planes {
+            Some(_) => (shape.depth.next_multiple_of(CHUNK), BF16_DEPTH),
+            None => (shape.depth, F32_DEPTH),
+        };
         let mut k = 0;
         // A depth of zero still has sums: zeros.
         loop {
             let step = step.min(depth - k);
             let last = k + step == depth;
-            for panel in 0..panels {
-                // SAFETY: one tile a panel.
-                let sums = unsafe { sums.add(panel * tile) };
+            for (at, panel) in pass.panels.clone().enumerate() {
                 let block = BlockOf {
-                    panel: first_panel + panel,
-                    next: match panel + 1 < panels {
-                        true => (first_panel + panel + 1, k),
-                        false if last => (first_panel + panels, 0),
-                        false => (first_panel, k + step),
+                    panel,
+                    next: match panel + 1 < pass.panels.end {
+                        true => (panel + 1, k),
+                        false if last => (pass.panels.end, 0),
+                        false => (pass.panels.start, k + step),
                     },
-                    first_row,
-                    rows,
+                    first_row: pass.first_row,
+                    rows: pass.rows,
                     k,
                     step,
-                    sums,
-                    wide,
-                    finish: last.then_some(finish),
+                    // SAFETY: one tile a panel.
+                    sums: unsafe { pass.sums.add(at * pass.tile) },
+                    wide: pass.wide,
+                    finish: last.then_some(pass.finish),
                 };
                 // SAFETY: by the caller's word.
                 unsafe {
@@ -403,10 +463,6 @@ impl Tasks for Plan<'_> {
             if last {
                 break;
             }
-        }
-        if let (Some(_), Some(micro)) = (self.planes, self.table.bf16) {
-            // SAFETY: by the caller's word.
-            unsafe { (micro.leave)() };
         }
     }
 }
@@ -528,9 +584,14 @@ impl Plan<'_> {
             }
         };
         let calls = block.rows.div_ceil(self.micro_rows);
-        let mut ahead = Ahead::of(self.next_bytes(block), calls);
-        for row in (0..block.rows).step_by(self.micro_rows) {
+        let (next, chunks) = (self.next_bytes(block), block.step / CHUNK);
+        let mut ahead = match micro.fetches {
+            true => Ahead::of(&[], calls),
+            false => Ahead::of(next, calls),
+        };
+        for (call, row) in (0..block.rows).step_by(self.micro_rows).enumerate() {
             ahead.fetch();
+            let fetch = Fetch::part_of_chunks(next, call, calls, chunks);
             for (term, &(x_plane, w_plane)) in planes.iter().enumerate() {
                 let at = self.x.stride.at(block.first_row + row, block.k);
                 // SAFETY: `k` is inside the panel; planes are inside the room for expanded ones.
@@ -551,7 +612,7 @@ impl Plan<'_> {
                         a_group: self.x.stride.group,
                         a_chunk: self.x.stride.chunk,
                         b,
-                        chunks: block.step / CHUNK,
+                        chunks,
                         c: block.sums.add(row * PANEL),
                         c_row: PANEL,
                         rows: self.micro_rows.min(block.rows - row),
@@ -561,6 +622,7 @@ impl Plan<'_> {
                             _ => Again::B,
                         },
                         first: None,
+                        fetch,
                     });
                 }
             }

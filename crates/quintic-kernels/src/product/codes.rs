@@ -132,6 +132,7 @@ impl Plan<'_> {
                 accumulate: block.k > 0,
                 again: Again::Memory,
                 first: None,
+                fetch: Fetch::along(self.codes(block).as_ptr()),
             });
             self.finish(block, 0, block.rows);
         }

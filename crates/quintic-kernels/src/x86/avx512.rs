@@ -35,6 +35,8 @@ pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
     max_rows: 14,
     row_multiple: 1,
     takes_first: false,
+    fetches: false,
+    near_bytes: usize::MAX,
     run: run_bf16,
     enter: nothing,
     leave: nothing,
