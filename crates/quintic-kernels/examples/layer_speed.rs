@@ -2,7 +2,7 @@
 //! layers, of random weights. Passes follow each other. Shown are the floor (the fastest time of each layer, summed), and the
 //! tenth and the median pass, since a machine that others share has fast and slow moments.
 //!
-//! `cargo run --release -p quintic-kernels --example layer_speed [base|large|xl] [tokens] [threads] [isa] [f32|split|bf16] [operation]`
+//! `cargo run --release -p quintic-kernels --example layer_speed [base|large|xl] [tokens] [threads] [isa] [f32|parts|parts-bf16|split|bf16] [operation]`
 //!
 //! With the name of an operation all others are left out after the first pass.
 
@@ -50,11 +50,13 @@ fn main() {
     let (precision, element) = match argument(5, "bf16").as_str() {
         "bf16" => (Precision::Bf16, Element::Bf16),
         "split" => (Precision::Split, Element::Bf16),
-        "f32" => (Precision::F32, Element::F32),
+        "f32" | "parts" => (Precision::F32, Element::F32),
+        "parts-bf16" => (Precision::F32, Element::Bf16),
         other => panic!("no precision {other}"),
     };
     let kernels = Kernels::new(isa, threads).expect("an available instruction set");
     let storage = kernels.storage(precision, element);
+    let in_parts = argument(5, "bf16").starts_with("parts");
     let only = std::env::args().nth(6);
     let d_kv = 64;
     let inner = n_heads * d_kv;
@@ -88,7 +90,11 @@ fn main() {
             },
             false => Parts::Stacked(&parts),
         };
-        kernels.pack(parts, depth, storage, None)
+        let packed = kernels.pack(parts, depth, storage, None);
+        match in_parts {
+            true => packed.in_parts(),
+            false => packed,
+        }
     };
     let layers: Vec<Layer> = (0..n_layers)
         .map(|_| Layer {

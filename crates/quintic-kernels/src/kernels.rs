@@ -160,6 +160,11 @@ impl Kernels {
         self.table.has_fast_bytes
     }
 
+    /// Whether products of f32 with many rows are faster with weights [in parts](PackedMatrix::in_parts).
+    pub fn has_fast_parts(&self) -> bool {
+        self.table.parts.is_some()
+    }
+
     /// Whether products of this precision read weights that are kept so. All read
     /// [`Storage::Bf16`]; whether they read the others depends on the instruction set.
     pub fn reads(&self, precision: Precision, storage: Storage) -> bool {

@@ -23,6 +23,7 @@ mod memory;
 mod micro;
 mod operand;
 mod pack;
+mod parts;
 mod pool;
 mod portable;
 mod product;

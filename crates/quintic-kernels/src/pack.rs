@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::math::{split_bf16, to_bf16};
 use crate::memory::{Buffer, Shared};
 use crate::micro::{CHUNK, PANEL};
+use crate::parts::parts_of;
 use crate::pool::Pool;
 use crate::quantised::{self, Step};
 use crate::rows::{Rows, StoredParts};
@@ -216,6 +217,7 @@ impl PackedShape {
 pub struct PackedMatrix {
     shape: PackedShape,
     memory: Memory,
+    in_parts: bool,
 }
 
 impl fmt::Debug for PackedMatrix {
@@ -282,6 +284,7 @@ impl PackedMatrix {
         PackedMatrix {
             shape,
             memory: Memory::Own(Arc::new(memory)),
+            in_parts: false,
         }
     }
 
@@ -307,6 +310,7 @@ impl PackedMatrix {
                 gated: rows.is_gated(),
             },
             memory: Memory::Rows(Arc::new(rows)),
+            in_parts: false,
         }
     }
 
@@ -357,7 +361,25 @@ impl PackedMatrix {
         Ok(PackedMatrix {
             shape,
             memory: Memory::Shared(bytes),
+            in_parts: false,
         })
+    }
+
+    /// The same weights, for products of f32 that multiply parts of bf16 where that is faster for many rows
+    /// ([`Kernels::has_fast_parts`](crate::Kernels::has_fast_parts)); one or a few rows take longer so. Weights of f32,
+    /// f16 and bf16 are multiplied in parts, others as ever.
+    ///
+    /// # Numerics
+    ///
+    /// As close to the exact product as one of f32, with other bits: see the module `parts`.
+    #[must_use]
+    pub fn in_parts(self) -> Self {
+        let in_parts = parts_of(self.shape.storage).is_some();
+        PackedMatrix { in_parts, ..self }
+    }
+
+    pub(crate) fn is_in_parts(&self) -> bool {
+        self.in_parts
     }
 
     /// What it is.

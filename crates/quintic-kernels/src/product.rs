@@ -14,8 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::memory::{Buffer, Shared};
 use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, PANEL};
-use crate::operand::{Form, Operand};
+use crate::operand::{Form, Operand, TILE_ROWS};
 use crate::pack::{PackedMatrix, Storage};
+use crate::parts::{self, InParts, MicroParts, PartsBlock, parts_of};
 use crate::pool::Pool;
 use crate::rows::Piece;
 use crate::rowwise::{Finish, FinishBlock};
@@ -51,12 +52,27 @@ const MAX_PANELS: usize = 4;
 pub(crate) struct Scratch {
     room: Option<Buffer>,
     section: Option<Buffer>,
+    /// Memory that all workers of an operation share, while none has it.
+    shared: Option<Buffer>,
 }
 
 impl Scratch {
     /// Room for `n` f32, contents unspecified.
     pub(crate) fn f32(&mut self, n: usize) -> *mut f32 {
         grown(&mut self.room, n)
+    }
+
+    /// Memory of at least so many bytes, with whatever was in it.
+    pub(crate) fn take_shared(&mut self, n_bytes: usize) -> Buffer {
+        match self.shared.take() {
+            Some(buffer) if buffer.bytes().len() >= n_bytes => buffer,
+            _ => Buffer::zeroed(n_bytes),
+        }
+    }
+
+    /// Keeps it for the next operation.
+    pub(crate) fn give_shared(&mut self, buffer: Buffer) {
+        self.shared = Some(buffer);
     }
 
     /// Room for a section of a product's result, `n` f32, beside that of [`Scratch::f32`].
@@ -111,7 +127,7 @@ pub(crate) fn product(
             run_all(&plan, pool, scratch, &finish);
         }
         None => run_all(
-            &Plan::new(table, pool.threads(), x, w),
+            &Plan::new(table, pool, scratch, x, w),
             pool,
             scratch,
             &finish,
@@ -207,7 +223,7 @@ pub(crate) fn product_in_sections(
             run_in_sections(plan, pool, scratch, scale, take);
         }
         None => {
-            let plan = Plan::new(table, pool.threads(), x, w);
+            let plan = Plan::new(table, pool, scratch, x, w);
             run_in_sections(plan, pool, scratch, scale, take);
         }
     }
@@ -295,17 +311,27 @@ struct Plan<'a> {
     is_near: bool,
     /// `None` in f32.
     planes: Option<Planes>,
+    /// What flows in, if f32 is multiplied in parts of bf16.
+    parts: Option<(MicroParts, InParts<'a>)>,
 }
 
 impl<'a> Plan<'a> {
-    fn new(table: &'a Table, threads: usize, x: &'a Operand, w: &'a PackedMatrix) -> Self {
-        let storage = w.shape().storage;
+    fn new(
+        table: &'a Table,
+        pool: &Pool,
+        scratch: &'a [Mutex<Scratch>],
+        x: &'a Operand,
+        w: &'a PackedMatrix,
+    ) -> Self {
+        let (storage, threads) = (w.shape().storage, pool.threads());
         let Some(planes) = planes(x.form, storage) else {
             panic!("activations in {:?} with weights in {storage:?}", x.form)
         };
+        let parts = table.parts.filter(|_| planes.is_none() && w.is_in_parts());
         let (micro_rows, near_bytes) = match (planes, table.bf16) {
             (Some(_), Some(micro)) => (micro.max_rows, micro.near_bytes),
             (Some(_), None) => panic!("{} has no products of bf16", table.isa),
+            (None, _) if parts.is_some() => (2 * TILE_ROWS, 0),
             (None, _) => (table.f32.max_rows, 0),
         };
         // Either all columns of a block of rows stay near while all panels of a task pass, or, where that leaves too
@@ -337,6 +363,7 @@ impl<'a> Plan<'a> {
             panels,
             is_near,
             planes,
+            parts: parts.map(|micro| (micro, InParts::of(&micro, pool, scratch, x))),
         }
     }
 }
@@ -380,10 +407,9 @@ impl Tasks for Plan<'_> {
             false => self.wide_room(),
         };
         let room = scratch.f32(n_wide + at_once * tile);
-        if let (Some(_), Some(micro)) = (self.planes, self.table.bf16) {
-            // SAFETY: by the caller's word.
-            unsafe { (micro.enter)() };
-        }
+        let (enter, leave) = self.around();
+        // SAFETY: by the caller's word.
+        unsafe { enter() };
         for first in (first_panel..first_panel + panels).step_by(at_once) {
             let pass = Pass {
                 panels: first..(first + at_once).min(first_panel + panels),
@@ -398,10 +424,8 @@ impl Tasks for Plan<'_> {
             // SAFETY: by the caller's word.
             unsafe { self.pass(&pass) };
         }
-        if let (Some(_), Some(micro)) = (self.planes, self.table.bf16) {
-            // SAFETY: by the caller's word.
-            unsafe { (micro.leave)() };
-        }
+        // SAFETY: by the caller's word.
+        unsafe { leave() };
     }
 }
 
@@ -468,10 +492,24 @@ impl Plan<'_> {
 }
 
 impl Plan<'_> {
+    /// What is to be called on a thread before its first block and after its last.
+    fn around(&self) -> (unsafe fn(), unsafe fn()) {
+        unsafe fn nothing() {}
+        match (&self.parts, self.planes, self.table.bf16) {
+            (Some((micro, _)), ..) => (micro.enter, micro.leave),
+            (None, Some(_), Some(micro)) => (micro.enter, micro.leave),
+            _ => (nothing, nothing),
+        }
+    }
+
     /// # Safety
     ///
     /// As [`Plan::run`].
     unsafe fn f32_block(&self, block: &BlockOf<'_>) {
+        if let Some((micro, x)) = &self.parts {
+            // SAFETY: by the caller's word.
+            return unsafe { self.parts_block(block, micro, x) };
+        }
         let panel = self.w.panel(block.panel, 0);
         // SAFETY: by the caller's word.
         if unsafe { self.few_f32(block) } {
@@ -515,6 +553,52 @@ impl Plan<'_> {
         let next = self.next_bytes(block);
         // SAFETY: as above.
         unsafe { self.in_calls(block, self.table.f32.run, self.micro_rows, b, next) }
+    }
+
+    /// # Safety
+    ///
+    /// As [`Plan::run`].
+    unsafe fn parts_block(&self, block: &BlockOf<'_>, micro: &MicroParts, x: &InParts<'_>) {
+        let storage = self.w.shape().storage;
+        let Some(b_parts) = parts_of(storage) else {
+            unreachable!("looked at when the weights were told to be in parts")
+        };
+        let panel = self.w.panel(block.panel, 0).as_ptr();
+        let room = block.wide.cast::<u16>();
+        // SAFETY: `k` is inside the panel, which is aligned; `wide_room` has made room for a block.
+        let b = unsafe {
+            match storage {
+                Storage::Bf16 => panel.cast::<u16>().add(block.k * PANEL),
+                Storage::F16 => {
+                    let panel = panel.cast::<u16>().add(block.k * PANEL);
+                    (micro.split_f16)(panel, block.step, room);
+                    room.cast_const()
+                }
+                _ => {
+                    let panel = panel.cast::<f32>().add(block.k * PANEL);
+                    (micro.split_f32)(panel, block.step, room);
+                    room.cast_const()
+                }
+            }
+        };
+        let calls = block.rows.div_ceil(self.micro_rows);
+        let mut ahead = Ahead::of(self.next_bytes(block), calls);
+        for row in (0..block.rows).step_by(self.micro_rows) {
+            ahead.fetch();
+            let rows = self.micro_rows.min(block.rows - row);
+            // SAFETY: by the caller's word; the tile of sums has whole blocks of rows.
+            unsafe {
+                (micro.run)(&PartsBlock {
+                    a: x.groups(block.first_row + row, rows, block.k),
+                    b,
+                    b_parts,
+                    chunks: block.step.div_ceil(CHUNK),
+                    c: block.sums.add(row * PANEL),
+                    accumulate: block.k > 0,
+                });
+                self.finish(block, row, rows);
+            }
+        }
     }
 
     /// Multiplies a block's rows with the weights that begin at `b`, in equal calls of at most `most`, finishes
@@ -641,6 +725,7 @@ impl Plan<'_> {
         };
         match n_planes {
             Some(n) => n * BF16_DEPTH * PANEL / 2,
+            None if self.parts.is_some() => parts::room(F32_DEPTH),
             None => F32_DEPTH * PANEL,
         }
     }

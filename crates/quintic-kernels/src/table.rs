@@ -3,6 +3,7 @@
 use crate::Isa;
 use crate::micro::{Bf16Block, F32Block, MicroBf16, MicroF32};
 use crate::operand::Form;
+use crate::parts::MicroParts;
 use crate::quantised::{FewRows, MICRO_PLAIN, MicroInt8, Quantised};
 use crate::rows::Expand;
 use crate::rowwise::Rowwise;
@@ -19,6 +20,8 @@ pub(crate) struct Table {
     pub(crate) bf16_form: Form,
     /// Whether two or three products of bf16 take less time than one of f32.
     pub(crate) splits: bool,
+    /// Products of f32 in parts of bf16, where they are faster.
+    pub(crate) parts: Option<MicroParts>,
     pub(crate) rows: Rowwise,
     /// Makes operands of an attention in bf16.
     pub(crate) tiles: Tiles,
@@ -43,6 +46,7 @@ impl Table {
             bf16: None,
             bf16_form: Form::Bf16,
             splits: false,
+            parts: None,
             rows: crate::portable::ROWWISE,
             tiles: crate::tiles::PLAIN,
             expand: crate::portable::EXPAND,
@@ -55,8 +59,8 @@ impl Table {
         #[cfg(target_arch = "x86_64")]
         {
             use crate::x86::{
-                amx, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows, avx512_tiles,
-                avx512bf16_rows,
+                amx, amx_parts, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows,
+                avx512_tiles, avx512bf16_rows,
             };
             // Not every CPU with AVX-512 has it. The sums are the same.
             let has_vnni = is_x86_feature_detected!("avx512vnni");
@@ -99,6 +103,7 @@ impl Table {
                     bf16_form: Form::Bf16Tiles,
                     // A tile product does as much as sixteen multiply-adds in its time.
                     splits: true,
+                    parts: Some(amx_parts::MICRO),
                     rows: avx512bf16_rows::ROWWISE,
                     ..with_avx512
                 },

@@ -135,6 +135,14 @@ pub(crate) fn wide(operand: &Operand, token: usize) -> Vec<f64> {
         .collect()
 }
 
+/// How products are computed: a precision, and whether f32 may be multiplied in parts of bf16.
+const WAYS: [(Precision, bool); 4] = [
+    (Precision::F32, false),
+    (Precision::F32, true),
+    (Precision::Split, false),
+    (Precision::Bf16, false),
+];
+
 #[test]
 fn products_equal_plain_loops() {
     let elements = [Element::F32, Element::F16, Element::Bf16];
@@ -156,13 +164,14 @@ fn products_equal_plain_loops() {
         .into_iter()
         .enumerate()
         {
-            for precision in PRECISIONS {
+            for (precision, in_parts) in WAYS {
                 for element in elements {
                     let mut x = kernels.operand(precision, tokens, depth);
                     fill(&mut x, case);
                     let w = Weight::new(element, columns, depth, case + 100);
                     let storage = kernels.storage(precision, element);
                     let packed = kernels.pack(Parts::Stacked(&[w.plain()]), depth, storage, None);
+                    let packed = if in_parts { packed.in_parts() } else { packed };
                     let mut out = Stream::zeroed(tokens, columns);
                     out.values_mut().fill(f32::NAN);
                     kernels.linear(&x, &packed, Epilogue::Scale(1.0, &mut out));
@@ -173,10 +182,87 @@ fn products_equal_plain_loops() {
                             let found = f64::from(out.values()[token * columns + column]);
                             assert!(
                                 (found - exact).abs() <= bound,
-                                "{} {precision:?} {element:?} [{tokens}, {depth}] -> {columns}, element {token}, {column}: {found}, expected {exact} to {bound}",
+                                "{} {precision:?} {in_parts} {element:?} [{tokens}, {depth}] -> {columns}, element {token}, {column}: {found}, expected {exact} to {bound}",
                                 kernels.isa()
                             );
                         }
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// Over blocks of rows and of `k`: where all columns of 512 rows stay in a near cache, where those of 320 do, and where
+/// a block of `k` does. Bits: what a row becomes alone is tested above.
+#[test]
+fn rows_of_large_products_equal_those_alone() {
+    let (tokens, columns) = (530, 130);
+    for_each_isa(|kernels| {
+        for depth in [1000, 2100, 3000] {
+            let w = Weight::new(Element::Bf16, columns, depth, depth);
+            for (precision, in_parts) in WAYS {
+                let mut x = kernels.operand(precision, tokens, depth);
+                fill(&mut x, depth);
+                let storage = kernels.storage(precision, Element::Bf16);
+                let packed = kernels.pack(Parts::Stacked(&[w.plain()]), depth, storage, None);
+                let packed = if in_parts { packed.in_parts() } else { packed };
+                let mut all = Stream::zeroed(tokens, columns);
+                all.values_mut().fill(f32::NAN);
+                kernels.linear(&x, &packed, Epilogue::Scale(1.0, &mut all));
+                for token in [0, 31, 255, 256, 287, 288, 319, 320, 511, 512, 529] {
+                    let mut row = kernels.operand(precision, 1, depth);
+                    row.copy_columns(0, 0, &x, token, 0, depth);
+                    let mut alone = Stream::zeroed(1, columns);
+                    kernels.linear(&row, &packed, Epilogue::Scale(1.0, &mut alone));
+                    assert_eq!(
+                        alone.values(),
+                        &all.values()[token * columns..(token + 1) * columns],
+                        "{} {precision:?} {in_parts} depth {depth}, token {token}",
+                        kernels.isa()
+                    );
+                }
+            }
+        }
+    });
+}
+
+/// Magnitudes that three parts of bf16 hold and two do not, and some that f32 just holds: beside a product of f32, whose
+/// error is at most as large.
+#[test]
+fn parts_keep_all_of_f32() {
+    let (tokens, depth, columns) = (33, 96, 40);
+    for_each_isa(|kernels| {
+        for element in [Element::F32, Element::F16, Element::Bf16] {
+            let w = Weight::new(element, columns, depth, 5);
+            let storage = kernels.storage(Precision::F32, element);
+            let pack = || kernels.pack(Parts::Stacked(&[w.plain()]), depth, storage, None);
+            for magnitude in [1e-30f32, 1.0, 1e30] {
+                let mut x = kernels.operand(Precision::F32, tokens, depth);
+                let mut next = noise(7);
+                for token in 0..tokens {
+                    for column in 0..depth {
+                        // One term in each row, so that nothing hides the last bit.
+                        let value = if column == token % depth {
+                            next() * magnitude
+                        } else {
+                            0.0
+                        };
+                        x.set(token, column, value);
+                    }
+                }
+                let mut out = Stream::zeroed(tokens, columns);
+                kernels.linear(&x, &pack().in_parts(), Epilogue::Scale(1.0, &mut out));
+                for token in 0..tokens {
+                    let a = f64::from(x.get(token, token % depth));
+                    for column in 0..columns {
+                        let b = w.stored(storage, column)[token % depth];
+                        let found = f64::from(out.values()[token * columns + column]);
+                        assert!(
+                            (found - a * b).abs() <= (a * b).abs() * 1.51 * 2f64.powi(-24) + 1e-37,
+                            "{} {element:?} {a} * {b} is not {found}",
+                            kernels.isa()
+                        );
                     }
                 }
             }

@@ -91,7 +91,7 @@ static FULL: Config = Config {
 /// # Safety
 ///
 /// AMX-TILE is available.
-unsafe fn enter() {
+pub(super) unsafe fn enter() {
     // SAFETY: reads the static; what this zeroes, all tiles, is named.
     unsafe {
         asm!(
@@ -109,7 +109,7 @@ unsafe fn enter() {
 /// # Safety
 ///
 /// AMX-TILE is available.
-unsafe fn leave() {
+pub(super) unsafe fn leave() {
     // SAFETY: touches tiles only, and all of them are named.
     unsafe {
         asm!(

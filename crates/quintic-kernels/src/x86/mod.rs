@@ -1,6 +1,7 @@
 //! What is specific to x86-64: detection, and kernels written in its instructions.
 
 pub(crate) mod amx;
+pub(crate) mod amx_parts;
 pub(crate) mod avx2;
 pub(crate) mod avx2_int8;
 pub(crate) mod avx512;

@@ -21,7 +21,7 @@ use super::pool::pool;
 use super::{Attention, Backend, Buckets, Chosen, Epilogue, PackedWeights, Pool, Weights, Widths};
 use crate::compute::{Compute, ComputeType, MatmulPrecision};
 use crate::config::Activation;
-use crate::keep::Site;
+use crate::keep::{Site, Stack};
 use crate::tensor::{DType, Tensor};
 use crate::weight_type::WeightType;
 use crate::{Error, Result};
@@ -429,9 +429,16 @@ impl Backend for Cpu {
         weights: Weights,
         gain: Option<Tensor>,
     ) -> Result<PackedMatrix> {
-        match (&weights, self.integers(Some(site))) {
-            (Weights::Packed(_), _) | (_, None) => self.prepare_matrix(weights, gain),
-            (_, Some(_)) => self.pack(Some(site), &weights.widened(), gain.as_ref()),
+        let matrix = match (&weights, self.integers(Some(site))) {
+            (Weights::Packed(_), _) | (_, None) => self.prepare_matrix(weights, gain)?,
+            (_, Some(_)) => self.pack(Some(site), &weights.widened(), gain.as_ref())?,
+        };
+        // A row has the same bits whatever runs beside it, so this cannot depend on how many rows there are: an encoder
+        // mostly has many, a decoder's step few.
+        let has_many_rows = site.stack == Stack::Encoder;
+        match has_many_rows && self.precision == Precision::F32 && self.kernels.has_fast_parts() {
+            true => Ok(matrix.in_parts()),
+            false => Ok(matrix),
         }
     }
 
