@@ -21,7 +21,7 @@
 //! half; then the multipliers: columns 0 to 15 for `k` below 32, for `k` from 32 on, then columns
 //! 16 to 31.
 
-use crate::micro::PANEL;
+use crate::micro::{Again, Fetch, PANEL};
 
 /// Depth of a chunk.
 pub(crate) const CHUNK: usize = 64;
@@ -233,6 +233,10 @@ pub(crate) struct Int8Block {
     pub(crate) rows: usize,
     /// Whether the product is added to `c`; otherwise it replaces what is there. Sums wrap around.
     pub(crate) accumulate: bool,
+    /// As of a [block of bf16](crate::micro::Bf16Block::again).
+    pub(crate) again: Again,
+    /// As of a block of bf16, for a kernel that [fetches](MicroInt8::fetches).
+    pub(crate) fetch: Fetch,
 }
 
 /// The product of bytes of an instruction set.
@@ -242,6 +246,8 @@ pub(crate) struct MicroInt8 {
     pub(crate) max_rows: usize,
     /// Rows are computed in multiples of this: `a` and `c` have so many rows.
     pub(crate) row_multiple: usize,
+    /// Whether it asks for [`Int8Block::fetch`].
+    pub(crate) fetches: bool,
     /// What the kernel adds to every weight: 128 where one factor has to be without a sign.
     pub(crate) offset: i32,
     /// # Safety
@@ -656,6 +662,7 @@ pub(crate) mod body {
 pub(crate) const MICRO_PLAIN: MicroInt8 = MicroInt8 {
     max_rows: 4,
     row_multiple: 1,
+    fetches: false,
     offset: 0,
     run: run_plain,
     enter: nothing,

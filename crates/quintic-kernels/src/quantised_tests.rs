@@ -1,6 +1,6 @@
 //! Codes and products with them, against plain loops, on every instruction set.
 
-use crate::micro::PANEL;
+use crate::micro::{Again, Fetch, PANEL};
 use crate::quantised::{self, MICRO_PLAIN, MicroInt8, RowCodes};
 use crate::tests::{PRECISIONS, Weight, dot, fill, for_each_isa, noise, wide};
 use crate::*;
@@ -397,6 +397,8 @@ fn every_kernel_of_bytes_sums_the_same() {
                             c: found.as_mut_ptr(),
                             rows,
                             accumulate,
+                            again: [Again::B, Again::Memory][rows % 2],
+                            fetch: Fetch::firsts(b.as_ptr().cast()),
                         });
                     }
                     assert_eq!(found, expected, "{name}: {rows} rows, {chunks} chunks");

@@ -27,11 +27,14 @@ pub enum ComputeType {
 /// Precision of f32 products, in the words of `torch.set_float32_matmul_precision`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MatmulPrecision {
-    /// f32 products and sums.
+    /// f32 products and sums. On machines with AMX an encoder's factors are split into three bf16 parts each, which are
+    /// all of f32, and multiplied part by part, but for what is below f32's own rounding: as close to the exact product,
+    /// with other bits.
     #[default]
     Highest,
     /// On machines with AMX, f32 factors are split into two bf16 parts each and multiplied
-    /// part by part: relative error about 1e-5. Elsewhere as `Highest`, which is as fast there.
+    /// part by part: relative error about 1e-5, in half to two thirds of the products that `Highest` takes. Elsewhere as
+    /// `Highest`, which is as fast there.
     High,
     /// bf16 products, f32 sums.
     Medium,

@@ -14,9 +14,9 @@
 
 use std::sync::Mutex;
 
-use super::{Ahead, MAX_PANELS, MAX_ROWS, SMALL, Scratch, Tasks, scratch_of};
+use super::{Ahead, FETCH_CALLS, MAX_PANELS, MAX_ROWS, SMALL, Scratch, Tasks, scratch_of};
 use crate::memory::{Buffer, Shared};
-use crate::micro::PANEL;
+use crate::micro::{Again, Fetch, PANEL};
 use crate::operand::{Operand, row_stride};
 use crate::pack::{PackedMatrix, Storage};
 use crate::pool::Pool;
@@ -195,10 +195,15 @@ impl Tasks for Plan<'_> {
                     false if last => (first_panel + panels, 0),
                     false => (first_panel, k + step),
                 };
-                let mut ahead = self.ahead(next, step, rows);
+                let calls = rows.div_ceil(self.micro_rows);
+                let next = self.next_bytes(next, step);
+                let mut ahead = match micro.fetches {
+                    true => Ahead::of(&[], calls),
+                    false => Ahead::of(next, calls),
+                };
                 // SAFETY: by the caller's word; there is room for a block.
                 let codes = unsafe { self.codes(number, k, step, expanded) };
-                for row in (0..rows).step_by(self.micro_rows) {
+                for (call, row) in (0..rows).step_by(self.micro_rows).enumerate() {
                     ahead.fetch();
                     let block_rows = self.micro_rows.min(rows - row);
                     // SAFETY: rows and `k` are inside the codes and the panel, rows inside the
@@ -214,6 +219,11 @@ impl Tasks for Plan<'_> {
                             c: sums,
                             rows: block_rows,
                             accumulate: k > 0,
+                            again: match (row, calls < FETCH_CALLS && !self.is_expanded()) {
+                                (0, true) => Again::Memory,
+                                _ => Again::B,
+                            },
+                            fetch: Fetch::part_of_chunks(next, call, calls, step / CHUNK),
                         });
                         if last {
                             self.finish(number, sums, first_row + row, block_rows, finish);
@@ -295,14 +305,13 @@ impl Plan<'_> {
     }
 
     /// The weights of the next block, to be fetched while this one is multiplied.
-    fn ahead(&self, (panel, k): (usize, usize), step: usize, rows: usize) -> Ahead {
-        let calls = rows.div_ceil(self.micro_rows);
+    fn next_bytes(&self, (panel, k): (usize, usize), step: usize) -> &[u8] {
         if panel >= self.w.shape().panels() {
-            return Ahead::of(&[], calls);
+            return &[];
         }
         let (bytes, storage) = (self.w.panel(panel, 0), self.w.shape().storage);
         let first = storage.codes_bytes(k).min(bytes.len());
         let end = (first + storage.codes_bytes(step)).min(bytes.len());
-        Ahead::of(&bytes[first..end], calls)
+        &bytes[first..end]
     }
 }

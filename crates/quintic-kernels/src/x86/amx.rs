@@ -22,7 +22,7 @@
 
 use std::arch::asm;
 
-use crate::micro::{Again, Bf16Block, Fetch, First, MicroBf16, PANEL};
+use crate::micro::{Again, Bf16Block, First, MicroBf16, PANEL};
 use crate::quantised::{Int8Block, MicroInt8};
 
 pub(crate) const MICRO: MicroBf16 = MicroBf16 {
@@ -42,6 +42,7 @@ pub(crate) const MICRO: MicroBf16 = MicroBf16 {
 pub(crate) const MICRO_INT8: MicroInt8 = MicroInt8 {
     max_rows: 2 * TILE_ROWS,
     row_multiple: TILE_ROWS,
+    fetches: true,
     offset: 0,
     run: run_int8,
     enter,
@@ -160,16 +161,17 @@ unsafe fn run_int8(block: &Int8Block) {
         c_row: PANEL,
         rows: block.rows,
         accumulate: block.accumulate,
-        again: Again::B,
+        again: block.again,
         first: None,
-        fetch: Fetch::firsts(block.b.cast()),
+        fetch: block.fetch,
     };
     // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
     unsafe {
-        if block.rows > TILE_ROWS {
-            two_by_two_int8(&tiles);
-        } else {
-            one_by_two_int8(&tiles);
+        match (block.again == Again::Memory, block.rows > TILE_ROWS) {
+            (false, true) => two_by_two_int8(&tiles),
+            (false, false) => one_by_two_int8(&tiles),
+            (true, true) => two_by_two_int8_from_memory(&tiles),
+            (true, false) => one_by_two_int8_from_memory(&tiles),
         }
     }
 }
@@ -443,6 +445,14 @@ kernels!(
     two_by_two_int8,
     one_by_two_int8
 );
+kernels!(
+    "tdpbssd",
+    "tileloadd",
+    "tileloaddt1",
+    fetch_all,
+    two_by_two_int8_from_memory,
+    one_by_two_int8_from_memory
+);
 
 /// Multiplies tiles of zeros `iterations` times, four products each into a sum of its own,
 /// without touching memory: what the tile unit does at most. An iteration is 4 * 16 * 16 * 32
@@ -488,7 +498,7 @@ pub(crate) const PEAK_FLOPS: u64 = 4 * 2 * 16 * 16 * 32;
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
-    use crate::micro::{CHUNK, PANEL, reference};
+    use crate::micro::{CHUNK, Fetch, PANEL, reference};
 
     /// Where the chunks of `a` are.
     #[derive(Clone, Copy, Debug)]

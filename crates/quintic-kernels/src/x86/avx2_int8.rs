@@ -13,6 +13,7 @@ use crate::quantised::{CHUNK, INT8_CHUNK, Int8Block, LINE, MicroInt8, QUAD, noth
 pub(crate) const MICRO: MicroInt8 = MicroInt8 {
     max_rows: 3,
     row_multiple: 1,
+    fetches: false,
     offset: 0,
     run,
     enter: nothing,

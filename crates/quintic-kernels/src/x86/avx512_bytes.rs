@@ -24,6 +24,7 @@ use crate::quantised::{CHUNK, INT8_CHUNK, Int8Block, LINE, MicroInt8, QUAD, noth
 pub(crate) const MICRO_VNNI: MicroInt8 = MicroInt8 {
     max_rows: MOST_ROWS,
     row_multiple: 1,
+    fetches: false,
     offset: 128,
     run,
     enter: nothing,
