@@ -366,8 +366,8 @@ impl PackedMatrix {
     }
 
     /// The same weights, for products of f32 that multiply parts of bf16 where that is faster for many rows
-    /// ([`Kernels::has_fast_parts`](crate::Kernels::has_fast_parts)); one or a few rows take longer so. Weights of f32,
-    /// f16 and bf16 are multiplied in parts, others as ever.
+    /// ([`Kernels::has_fast_parts`](crate::Kernels::has_fast_parts)); one or a few rows take longer so. Integers
+    /// are multiplied as ever.
     ///
     /// # Numerics
     ///

@@ -87,7 +87,7 @@ pub(crate) struct MicroParts {
 /// Parts of weights that are kept so; `None` if they are not multiplied in parts.
 pub(crate) fn parts_of(storage: Storage) -> Option<usize> {
     match storage {
-        Storage::F32 => Some(3),
+        Storage::F32 | Storage::Rows => Some(3),
         Storage::F16 => Some(2),
         Storage::Bf16 => Some(1),
         _ => None,

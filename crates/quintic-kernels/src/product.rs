@@ -563,19 +563,24 @@ impl Plan<'_> {
         let Some(b_parts) = parts_of(storage) else {
             unreachable!("looked at when the weights were told to be in parts")
         };
-        let panel = self.w.panel(block.panel, 0).as_ptr();
-        let room = block.wide.cast::<u16>();
-        // SAFETY: `k` is inside the panel, which is aligned; `wide_room` has made room for a block.
+        let panel = || self.w.panel(block.panel, 0).as_ptr();
+        let room = block.wide.wrapping_add(F32_DEPTH * PANEL).cast::<u16>();
+        // SAFETY: `k` is inside the panel, which is aligned; `wide_room` has made room for a block in f32 and in parts.
         let b = unsafe {
             match storage {
-                Storage::Bf16 => panel.cast::<u16>().add(block.k * PANEL),
+                Storage::Bf16 => panel().cast::<u16>().add(block.k * PANEL),
                 Storage::F16 => {
-                    let panel = panel.cast::<u16>().add(block.k * PANEL);
+                    let panel = panel().cast::<u16>().add(block.k * PANEL);
                     (micro.split_f16)(panel, block.step, room);
                     room.cast_const()
                 }
+                Storage::Rows => {
+                    self.expand_rows(block);
+                    (micro.split_f32)(block.wide, block.step, room);
+                    room.cast_const()
+                }
                 _ => {
-                    let panel = panel.cast::<f32>().add(block.k * PANEL);
+                    let panel = panel().cast::<f32>().add(block.k * PANEL);
                     (micro.split_f32)(panel, block.step, room);
                     room.cast_const()
                 }
@@ -725,7 +730,7 @@ impl Plan<'_> {
         };
         match n_planes {
             Some(n) => n * BF16_DEPTH * PANEL / 2,
-            None if self.parts.is_some() => parts::room(F32_DEPTH),
+            None if self.parts.is_some() => F32_DEPTH * PANEL + parts::room(F32_DEPTH),
             None => F32_DEPTH * PANEL,
         }
     }
