@@ -193,7 +193,7 @@ pub(crate) struct MicroBf16 {
     /// Whether it asks for [`Bf16Block::fetch`].
     pub(crate) fetches: bool,
     /// Bytes of activations that stay in the second-level cache beside what passes by, where products are so fast that
-    /// it matters.
+    /// it matters; else 0.
     pub(crate) near_bytes: usize,
     /// # Safety
     ///

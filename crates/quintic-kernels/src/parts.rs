@@ -9,7 +9,8 @@
 //! The nearest bf16 to a value, the nearest to the rest, and the nearest to what that leaves are together the value
 //! itself: three times eight bits, where f32 has 24 (but for parts below 2^-126, which are zeros). A value beyond bf16's
 //! largest, 3.3895e38, becomes infinite. Of the nine products of parts the three smallest are left out, which are together
-//! below 2^-25 of the product of the values; all others are exact in f32, as every product of two bf16. They are summed in
+//! at most 2^-24 of the product of the values (the second part is at most 2^-8 of a value, the third 2^-17), as much as
+//! one rounding to f32; all others are exact in f32, as every product of two bf16. They are summed in
 //! f32, the small ones of each 32 `k` first, one addition for each 32 `k` and pair of parts. So a sum is as close to the
 //! exact one as if f32 had been multiplied, and has other bits. A row's bits depend on that row alone.
 //!

@@ -113,7 +113,8 @@ impl Weight {
 /// through at most `min(depth, 512) + depth / 256 + 1` additions, each off by 2^-24 relative to
 /// partial sums that are at most `sum |a b|`. AVX512_BF16 and AMX add two products of a pair
 /// in an order and with roundings of their own: one more for each pair. A split product sums
-/// two or three such, and leaves out the product of the small parts, 2^-16 of `|a b|`.
+/// two or three such, and leaves out the product of the small parts, 2^-16 of `|a b|`. In three parts of bf16 a
+/// term lacks 2^-24 at most, and passes through seventeen additions in its chunk and six for each later one: fewer.
 pub(crate) fn dot(a: &[f64], b: &[f64], precision: Precision) -> (f64, f64) {
     let (sum, magnitude) = a
         .iter()
@@ -227,8 +228,8 @@ fn rows_of_large_products_equal_those_alone() {
     });
 }
 
-/// Magnitudes that three parts of bf16 hold and two do not, and some that f32 just holds: beside a product of f32, whose
-/// error is at most as large.
+/// Magnitudes that three parts of bf16 hold and two do not. What is left out and the last addition are off by 2^-24 each; two
+/// parts would be by 2^-17.
 #[test]
 fn parts_keep_all_of_f32() {
     let (tokens, depth, columns) = (33, 96, 40);
@@ -259,7 +260,7 @@ fn parts_keep_all_of_f32() {
                         let b = w.stored(storage, column)[token % depth];
                         let found = f64::from(out.values()[token * columns + column]);
                         assert!(
-                            (found - a * b).abs() <= (a * b).abs() * 1.51 * 2f64.powi(-24) + 1e-37,
+                            (found - a * b).abs() <= (a * b).abs() * 2.1 * 2f64.powi(-24) + 1e-37,
                             "{} {element:?} {a} * {b} is not {found}",
                             kernels.isa()
                         );

@@ -28,8 +28,8 @@ pub enum ComputeType {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum MatmulPrecision {
     /// f32 products and sums. On machines with AMX an encoder's factors are split into three bf16 parts each, which are
-    /// all of f32, and multiplied part by part, but for what is below f32's own rounding: as close to the exact product,
-    /// with other bits.
+    /// all of f32, and multiplied part by part, but for what one rounding to f32 may take: as close to exact
+    /// sums, with other bits.
     #[default]
     Highest,
     /// On machines with AMX, f32 factors are split into two bf16 parts each and multiplied

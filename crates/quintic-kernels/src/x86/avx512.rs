@@ -36,7 +36,7 @@ pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
     row_multiple: 1,
     takes_first: false,
     fetches: false,
-    near_bytes: usize::MAX,
+    near_bytes: 0,
     run: run_bf16,
     enter: nothing,
     leave: nothing,

@@ -393,11 +393,17 @@ impl Backend for Cpu {
             WeightType::W8A8 => widths.d_model.max(widths.inner).max(widths.d_ff),
             _ => 0,
         };
+        // The same, three parts of two bytes a value.
+        let parts = match self.precision == Precision::F32 && self.kernels.has_fast_parts() {
+            true => 6 * widths.d_model.max(widths.inner).max(widths.d_ff),
+            false => 0,
+        };
         (self
             .kernels
             .operand_bytes_per_token(self.precision, operands)
             + streams
-            + codes) as u64
+            + codes
+            + parts) as u64
     }
 
     fn folds_gains(&self) -> bool {
