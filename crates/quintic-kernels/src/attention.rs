@@ -20,9 +20,9 @@ use crate::Kernels;
 use crate::math::LANES;
 use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, First, PANEL};
 use crate::operand::{Form, Operand, Sink, row_stride};
-use crate::product::scratch_of;
 use crate::rowwise::{Finish, FinishBlock, Maxima};
 use crate::scores::{ScoreBias, ScoreMask};
+use crate::scratch::scratch_of;
 use crate::tiles;
 
 /// Keys whose scores are held at once.

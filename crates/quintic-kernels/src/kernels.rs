@@ -7,8 +7,9 @@ use crate::memory::{Buffer, Shared};
 use crate::micro::CHUNK;
 use crate::operand::{Form, Operand};
 use crate::pack::{PackedMatrix, Parts, Storage};
-use crate::product::{Scratch, has_product, product};
+use crate::product::{has_product, product};
 use crate::rowwise::{Finish, NormBlock};
+use crate::scratch::Scratch;
 use crate::table::Table;
 use crate::{Activation, Element, Isa, IsaError, Pool};
 

@@ -35,6 +35,7 @@ mod rows;
 mod rows_tests;
 mod rowwise;
 mod scores;
+mod scratch;
 mod table;
 #[doc(hidden)]
 pub mod testing;

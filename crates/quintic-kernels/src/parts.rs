@@ -23,7 +23,7 @@ use crate::micro::{CHUNK, PANEL};
 use crate::operand::{Operand, TILE_ROWS};
 use crate::pack::Storage;
 use crate::pool::Pool;
-use crate::product::{Scratch, scratch_of};
+use crate::scratch::{Scratch, scratch_of};
 
 /// Parts of a value that flows in.
 pub(crate) const PARTS: usize = 3;

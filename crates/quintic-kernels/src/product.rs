@@ -8,18 +8,22 @@
 
 mod bytes;
 mod codes;
+mod in_parts;
+mod sections;
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
-use crate::memory::{Buffer, Shared};
+pub(crate) use sections::{SECTION, product_in_sections};
+
 use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, PANEL};
 use crate::operand::{Form, Operand, TILE_ROWS};
 use crate::pack::{PackedMatrix, Storage};
-use crate::parts::{self, InParts, MicroParts, PartsBlock, parts_of};
+use crate::parts::{self, InParts, MicroParts};
 use crate::pool::Pool;
 use crate::rows::Piece;
 use crate::rowwise::{Finish, FinishBlock};
+use crate::scratch::{Scratch, scratch_of};
 use crate::table::Table;
 
 /// Depth of a block: a panel of it is 32 KiB, in f32 as in bf16. A whole number of chunks, of codes
@@ -46,62 +50,6 @@ const SMALL: usize = 256 << 10;
 
 /// Most panels whose sums are held at once while their blocks of `k` pass.
 const MAX_PANELS: usize = 4;
-
-/// Memory of one worker, kept between operations.
-#[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    room: Option<Buffer>,
-    section: Option<Buffer>,
-    /// Memory that all workers of an operation share, while none has it.
-    shared: Option<Buffer>,
-}
-
-impl Scratch {
-    /// Room for `n` f32, contents unspecified.
-    pub(crate) fn f32(&mut self, n: usize) -> *mut f32 {
-        grown(&mut self.room, n)
-    }
-
-    /// Memory of at least so many bytes, with whatever was in it.
-    pub(crate) fn take_shared(&mut self, n_bytes: usize) -> Buffer {
-        match self.shared.take() {
-            Some(buffer) if buffer.bytes().len() >= n_bytes => buffer,
-            _ => Buffer::zeroed(n_bytes),
-        }
-    }
-
-    /// Keeps it for the next operation.
-    pub(crate) fn give_shared(&mut self, buffer: Buffer) {
-        self.shared = Some(buffer);
-    }
-
-    /// Room for a section of a product's result, `n` f32, beside that of [`Scratch::f32`].
-    fn section(&mut self, n: usize) -> *mut f32 {
-        grown(&mut self.section, n)
-    }
-}
-
-fn grown(buffer: &mut Option<Buffer>, n: usize) -> *mut f32 {
-    let n_bytes = n * 4;
-    if buffer
-        .as_ref()
-        .is_none_or(|buffer| buffer.bytes().len() < n_bytes)
-    {
-        *buffer = Some(Buffer::zeroed(n_bytes));
-    }
-    match buffer {
-        Some(buffer) => buffer.as_mut_ptr().cast(),
-        None => unreachable!("just allocated"),
-    }
-}
-
-/// The scratch of a worker. Workers of a pool never share a number at a time, so there is
-/// nothing to wait for.
-pub(crate) fn scratch_of(scratch: &[Mutex<Scratch>], worker: usize) -> MutexGuard<'_, Scratch> {
-    scratch[worker]
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-}
 
 /// `x w^T`, finished as `finish` says.
 pub(crate) fn product(
@@ -171,104 +119,6 @@ fn run_all(plan: &impl Tasks, pool: &Pool, scratch: &[Mutex<Scratch>], finish: &
         // SAFETY: the table's instruction set is available; tasks cover different rows or
         // panels of a result that belongs to this operation.
         unsafe { plan.run(task, &mut scratch, finish) }
-    });
-}
-
-/// Panels of a section of [`product_in_sections`]: a whole number of any task's panels.
-const SECTION_PANELS: usize = 24;
-
-/// Columns of a section of [`product_in_sections`].
-pub(crate) const SECTION: usize = SECTION_PANELS * PANEL;
-
-/// Most rows of a section: with its columns, 192 KiB.
-const SECTION_ROWS: usize = 64;
-
-/// Part of a product's result, whose memory is used again for the next one.
-pub(crate) struct Section<'a> {
-    /// Row of the first value.
-    pub(crate) first_row: usize,
-    /// Number of the section in its rows: its first column is `SECTION` times this.
-    pub(crate) number: usize,
-    /// `[rows, columns]`.
-    pub(crate) values: &'a [f32],
-    pub(crate) columns: usize,
-}
-
-/// `scale * x w^T`, section by section: each is handed to `take` while it is in a near cache, and then
-/// forgotten. Bit for bit what [`product`] stores.
-pub(crate) fn product_in_sections(
-    table: &Table,
-    pool: &Pool,
-    scratch: &[Mutex<Scratch>],
-    x: &Operand,
-    w: &PackedMatrix,
-    scale: f32,
-    take: impl Fn(&Section<'_>) + Sync,
-) {
-    let shape = w.shape();
-    assert_eq!(
-        (x.columns, shape.gated),
-        (shape.depth, false),
-        "product of [{}, {}] with weights of depth {}",
-        x.tokens,
-        x.columns,
-        shape.depth
-    );
-    if x.tokens == 0 || shape.columns == 0 {
-        return;
-    }
-    match shape.storage.planes() {
-        Some(planes) => {
-            let plan = bytes::Plan::new(table, pool, scratch, x, planes, w);
-            run_in_sections(plan, pool, scratch, scale, take);
-        }
-        None => {
-            let plan = Plan::new(table, pool, scratch, x, w);
-            run_in_sections(plan, pool, scratch, scale, take);
-        }
-    }
-}
-
-fn run_in_sections(
-    mut plan: impl Tasks,
-    pool: &Pool,
-    scratch: &[Mutex<Scratch>],
-    scale: f32,
-    take: impl Fn(&Section<'_>) + Sync,
-) {
-    let shape = plan.weights().shape();
-    plan.cut_to(SECTION_ROWS);
-    let row_blocks = plan.row_blocks();
-    let n_sections = shape.panels().div_ceil(SECTION_PANELS);
-    pool.run(n_sections * row_blocks, |task, worker| {
-        let mut scratch = scratch_of(scratch, worker);
-        let (number, row_block) = (task / row_blocks, task % row_blocks);
-        let first_row = row_block * plan.block_tokens();
-        let rows = plan.block_tokens().min(plan.tokens() - first_row);
-        let first = number * SECTION;
-        let columns = SECTION.min(shape.columns - first);
-        let values = scratch.section(rows * columns);
-        let finish = Finish::Scale {
-            // Rows and columns are counted from those of the whole result.
-            out: Shared::new(values.wrapping_sub(first_row * columns + first)),
-            row: columns,
-            scale,
-        };
-        let panels = number * SECTION_PANELS..((number + 1) * SECTION_PANELS).min(shape.panels());
-        for panel in panels.step_by(plan.panels()) {
-            let task = panel / plan.panels() * row_blocks + row_block;
-            // SAFETY: the table's instruction set is available; the section's memory has room for its
-            // rows and columns, and is this worker's.
-            unsafe { plan.run(task, &mut scratch, &finish) }
-        }
-        // SAFETY: every element was written: the section's panels cover its columns.
-        let values = unsafe { std::slice::from_raw_parts(values, rows * columns) };
-        take(&Section {
-            first_row,
-            number,
-            values,
-            columns,
-        });
     });
 }
 
@@ -553,57 +403,6 @@ impl Plan<'_> {
         let next = self.next_bytes(block);
         // SAFETY: as above.
         unsafe { self.in_calls(block, self.table.f32.run, self.micro_rows, b, next) }
-    }
-
-    /// # Safety
-    ///
-    /// As [`Plan::run`].
-    unsafe fn parts_block(&self, block: &BlockOf<'_>, micro: &MicroParts, x: &InParts<'_>) {
-        let storage = self.w.shape().storage;
-        let Some(b_parts) = parts_of(storage) else {
-            unreachable!("looked at when the weights were told to be in parts")
-        };
-        let panel = || self.w.panel(block.panel, 0).as_ptr();
-        let room = block.wide.wrapping_add(F32_DEPTH * PANEL).cast::<u16>();
-        // SAFETY: `k` is inside the panel, which is aligned; `wide_room` has made room for a block in f32 and in parts.
-        let b = unsafe {
-            match storage {
-                Storage::Bf16 => panel().cast::<u16>().add(block.k * PANEL),
-                Storage::F16 => {
-                    let panel = panel().cast::<u16>().add(block.k * PANEL);
-                    (micro.split_f16)(panel, block.step, room);
-                    room.cast_const()
-                }
-                Storage::Rows => {
-                    self.expand_rows(block);
-                    (micro.split_f32)(block.wide, block.step, room);
-                    room.cast_const()
-                }
-                _ => {
-                    let panel = panel().cast::<f32>().add(block.k * PANEL);
-                    (micro.split_f32)(panel, block.step, room);
-                    room.cast_const()
-                }
-            }
-        };
-        let calls = block.rows.div_ceil(self.micro_rows);
-        let mut ahead = Ahead::of(self.next_bytes(block), calls);
-        for row in (0..block.rows).step_by(self.micro_rows) {
-            ahead.fetch();
-            let rows = self.micro_rows.min(block.rows - row);
-            // SAFETY: by the caller's word; the tile of sums has whole blocks of rows.
-            unsafe {
-                (micro.run)(&PartsBlock {
-                    a: x.groups(block.first_row + row, rows, block.k),
-                    b,
-                    b_parts,
-                    chunks: block.step.div_ceil(CHUNK),
-                    c: block.sums.add(row * PANEL),
-                    accumulate: block.k > 0,
-                });
-                self.finish(block, row, rows);
-            }
-        }
     }
 
     /// Multiplies a block's rows with the weights that begin at `b`, in equal calls of at most `most`, finishes

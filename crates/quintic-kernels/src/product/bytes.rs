@@ -14,7 +14,7 @@
 
 use std::sync::Mutex;
 
-use super::{Ahead, FETCH_CALLS, MAX_PANELS, MAX_ROWS, SMALL, Scratch, Tasks, scratch_of};
+use super::{Ahead, FETCH_CALLS, MAX_PANELS, MAX_ROWS, SMALL, Tasks};
 use crate::memory::{Buffer, Shared};
 use crate::micro::{Again, Fetch, PANEL};
 use crate::operand::{Operand, row_stride};
@@ -22,6 +22,7 @@ use crate::pack::{PackedMatrix, Storage};
 use crate::pool::Pool;
 use crate::quantised::{CHUNK, Int8Block, IntSums, RowCodes};
 use crate::rowwise::{Finish, FinishBlock};
+use crate::scratch::{Scratch, scratch_of};
 use crate::table::Table;
 
 /// Depth of a block: a panel of it is 32 KiB.

@@ -21,8 +21,6 @@ pub(crate) const MICRO: MicroParts = MicroParts {
     leave,
 };
 
-/// Both parts' places are known to have room for whole tiles, see [`PartsBlock`].
-///
 /// # Safety
 ///
 /// As [`MicroParts::run`]; AMX-TILE and AMX-BF16 are available, and this thread is between
@@ -126,39 +124,22 @@ macro_rules! kernel {
     };
 }
 
-kernel!(
-    one_part,
-    1,
-    concat!(b_part!(0), a_part!(2), a_part!(1), a_part!(0))
-);
-kernel!(
-    two_parts,
-    2,
-    concat!(
-        b_part!(1),
-        a_part!(1),
-        a_part!(0),
-        b_part!(0),
-        a_part!(2),
-        a_part!(1),
-        a_part!(0)
-    )
-);
-kernel!(
-    three_parts,
-    3,
-    concat!(
-        b_part!(2),
-        a_part!(0),
-        b_part!(1),
-        a_part!(1),
-        a_part!(0),
-        b_part!(0),
-        a_part!(2),
-        a_part!(1),
-        a_part!(0)
-    )
-);
+/// The products of so many parts of `b`: of each, with those parts of `a` that are not too small together. Small ones first.
+macro_rules! terms {
+    (1) => {
+        concat!(b_part!(0), a_part!(2), a_part!(1), a_part!(0))
+    };
+    (2) => {
+        concat!(b_part!(1), a_part!(1), a_part!(0), terms!(1))
+    };
+    (3) => {
+        concat!(b_part!(2), a_part!(0), terms!(2))
+    };
+}
+
+kernel!(one_part, 1, terms!(1));
+kernel!(two_parts, 2, terms!(2));
+kernel!(three_parts, 3, terms!(3));
 
 /// The three parts of sixteen values.
 #[inline]
