@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{Model, Ran, quintic, run, run_with, write_integers};
+use super::support::{Model, Ran, run, run_as, run_with, write_integers};
 
 const TINY: [&str; 6] = [
     "bench",
@@ -364,22 +364,8 @@ fn what_does_not_make_sense() {
 #[test]
 fn what_the_machine_has() {
     let machine = |isa: Option<&str>, json: bool| {
-        let mut command = quintic();
-        command
-            .args(["inspect", "--machine"])
-            .env_remove("QUINTIC_ISA");
-        if json {
-            command.arg("--json");
-        }
-        if let Some(isa) = isa {
-            command.env("QUINTIC_ISA", isa);
-        }
-        let output = command.output().unwrap();
-        Ran {
-            code: output.status.code().unwrap(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        let args = ["inspect", "--machine", "--json"];
+        run_as(isa, &args[..if json { 3 } else { 2 }])
     };
     let report = machine(None, true).good().json();
     let report = &report["machine"];

@@ -1,21 +1,6 @@
 //! `quintic check`.
 
-use super::support::{Ran, quintic, run};
-
-/// Runs the command with an instruction set named by the environment, or by nobody.
-fn run_as(isa: Option<&str>, args: &[&str]) -> Ran {
-    let mut command = quintic();
-    command.args(args).env_remove("QUINTIC_ISA");
-    if let Some(isa) = isa {
-        command.env("QUINTIC_ISA", isa);
-    }
-    let output = command.output().unwrap();
-    Ran {
-        code: output.status.code().expect("not killed"),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    }
-}
+use super::support::{run, run_as};
 
 #[test]
 fn every_backend_passes_in_every_type() {

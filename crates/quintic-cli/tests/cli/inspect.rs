@@ -1,14 +1,15 @@
 //! `quintic inspect`.
 
+use quintic_kernels::Isa;
 use serde_json::json;
 
-use super::support::{Model, golden, run, testdata};
+use super::support::{Model, golden, run, run_as, testdata};
 
 #[test]
 fn a_folder_for_people() {
     let model = Model::pieces();
     let folder = model.path("model");
-    let ran = run(&["inspect", &folder]).good();
+    let ran = run_as(Some("portable"), &["inspect", &folder]).good();
     let expected = format!(
         "path                {folder}/model.safetensors
 format              safetensors
@@ -47,9 +48,12 @@ output head         none
 #[test]
 fn a_folder_for_programs() {
     let model = Model::bytes();
-    let report = run(&["inspect", "--json", &model.path("model")])
-        .good()
-        .json();
+    let report = run_as(
+        Some("portable"),
+        &["inspect", "--json", &model.path("model")],
+    )
+    .good()
+    .json();
     assert_eq!(report["shape"]["vocab_size"], 384);
     assert_eq!(report["tensors_by_type"], json!({ "F32": 19 }));
     // 384 * 8 of the embedding and 936 + 16 of the rest, 4 bytes each.
@@ -63,6 +67,19 @@ fn a_folder_for_programs() {
     assert!(report.get("tensors").is_none());
     let tokenizer = report["tokenizer"].as_str().unwrap();
     assert!(tokenizer.to_lowercase().contains("byte"), "{tokenizer}");
+}
+
+/// Where f32 is multiplied in parts, the parts of the widest rows are held too: here 12 values of six bytes.
+#[test]
+fn memory_of_every_instruction_set() {
+    let model = Model::bytes();
+    for isa in Isa::available() {
+        let args = ["inspect", "--json", &model.path("model")];
+        let report = run_as(Some(isa.name()), &args).good().json();
+        let expected = if isa == Isa::Amx { 408_000 } else { 336_000 };
+        let bytes = &report["memory"]["per_1000_tokens_bytes"];
+        assert_eq!(bytes, expected, "{isa:?}");
+    }
 }
 
 #[test]

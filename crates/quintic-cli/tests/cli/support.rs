@@ -50,10 +50,26 @@ pub(crate) fn run(args: &[&str]) -> Ran {
     run_with(args, b"")
 }
 
-/// Runs the command. Whatever it was asked, it must not panic or show Rust's debug form.
+/// Runs the command with empty standard input and an instruction set named by the environment, or by nobody.
+pub(crate) fn run_as(isa: Option<&str>, args: &[&str]) -> Ran {
+    let mut command = quintic();
+    command.args(args).env_remove("QUINTIC_ISA");
+    if let Some(isa) = isa {
+        command.env("QUINTIC_ISA", isa);
+    }
+    run_command(command, b"")
+}
+
+/// Runs the command.
 pub(crate) fn run_with(args: &[&str], stdin: &[u8]) -> Ran {
-    let mut child = quintic()
-        .args(args)
+    let mut command = quintic();
+    command.args(args);
+    run_command(command, stdin)
+}
+
+/// Whatever the command was asked, it must not panic or show Rust's debug form.
+fn run_command(mut command: Command, stdin: &[u8]) -> Ran {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
