@@ -2,7 +2,7 @@
 //! layers, of random weights. Passes follow each other. Shown are the floor (the fastest time of each layer, summed), and the
 //! tenth and the median pass, since a machine that others share has fast and slow moments.
 //!
-//! `cargo run --release -p quintic-kernels --example layer_speed [base|large|xl] [tokens] [threads] [isa] [f32|parts|parts-bf16|split|bf16] [operation]`
+//! `cargo run --release -p quintic-kernels --example layer_speed [base|large|xl] [tokens] [threads] [isa] [f32|parts|parts-bf16|split|split-f32|bf16|int8|w8a8] [operation]`
 //!
 //! With the name of an operation all others are left out after the first pass.
 
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use quintic_kernels::{
     Activation, Attention, Element, Epilogue, Isa, Kernels, KeysValues, NoMask, Operand,
-    PackedMatrix, Parts, Plain, Precision, RelativeBias, Stream,
+    PackedMatrix, Parts, Plain, Precision, RelativeBias, Storage, Stream,
 };
 
 /// Seconds that are measured.
@@ -48,14 +48,20 @@ fn main() {
         .find(|isa| isa.to_string() == wanted)
         .expect("an instruction set of this machine");
     let (precision, element) = match argument(5, "bf16").as_str() {
-        "bf16" => (Precision::Bf16, Element::Bf16),
+        "bf16" | "int8" | "w8a8" => (Precision::Bf16, Element::Bf16),
         "split" => (Precision::Split, Element::Bf16),
+        "split-f32" => (Precision::Split, Element::F32),
         "f32" | "parts" => (Precision::F32, Element::F32),
         "parts-bf16" => (Precision::F32, Element::Bf16),
         other => panic!("no precision {other}"),
     };
     let kernels = Kernels::new(isa, threads).expect("an available instruction set");
-    let storage = kernels.storage(precision, element);
+    // Of all products but the last, and of that.
+    let [storage, storage_of_wo] = match argument(5, "bf16").as_str() {
+        "int8" => [Storage::Int8Wide; 2],
+        "w8a8" => [Storage::Int8Dynamic, Storage::Int8Wide],
+        _ => [kernels.storage(precision, element); 2],
+    };
     let in_parts = argument(5, "bf16").starts_with("parts");
     let only = std::env::args().nth(6);
     let d_kv = 64;
@@ -75,7 +81,7 @@ fn main() {
             _ => values.flat_map(f32::to_le_bytes).collect(),
         }
     };
-    let pack = |rows: usize, depth: usize, gated: bool| {
+    let pack = |rows: usize, depth: usize, gated: bool, storage: Storage| {
         let bytes = matrix(rows, depth);
         let plain = Plain {
             element,
@@ -98,10 +104,10 @@ fn main() {
     };
     let layers: Vec<Layer> = (0..n_layers)
         .map(|_| Layer {
-            qkv: pack(3 * inner, d_model, false),
-            o: pack(d_model, inner, false),
-            wi: pack(d_ff, d_model, true),
-            wo: pack(d_model, d_ff, false),
+            qkv: pack(3 * inner, d_model, false, storage),
+            o: pack(d_model, inner, false, storage),
+            wi: pack(d_ff, d_model, true, storage),
+            wo: pack(d_model, d_ff, false, storage_of_wo),
         })
         .collect();
 

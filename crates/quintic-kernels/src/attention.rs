@@ -18,7 +18,9 @@ pub use inputs::{Attention, KeysValues};
 
 use crate::Kernels;
 use crate::math::LANES;
-use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, First, PANEL};
+use crate::micro::{
+    Again, Bf16Block, CHUNK, F32Block, Fetch, First, MicroSplit, PANEL, SplitBlock,
+};
 use crate::operand::{Form, Operand, Sink, row_stride};
 use crate::rowwise::{Finish, FinishBlock, Maxima};
 use crate::scores::{ScoreBias, ScoreMask};
@@ -141,27 +143,31 @@ impl Kernels {
     }
 }
 
-/// How many bf16 parts the factors of the two products are split into; none means f32. Queries and keys have two or
-/// none.
+/// Parts of bf16 of a query or key, if they are not multiplied in f32.
+const SCORE_PARTS: usize = 2;
+
+/// How many bf16 parts the factors of the two products are split into.
 #[derive(Clone, Copy, Debug)]
 struct Planes {
-    /// Queries and keys.
-    scores: usize,
-    /// Weights and values.
+    /// What multiplies queries and keys in [two](SCORE_PARTS); else they are in f32.
+    scores: Option<MicroSplit>,
+    /// Of weights and values; none means f32.
     values: usize,
 }
 
 impl Kernels {
     /// How an attention is multiplied whose result has this form.
     fn planes(&self, out: Form) -> Planes {
-        let (scores, values) = match out {
-            Form::F32 => (0, 0),
-            // Two parts take three products of bf16: more than one of f32, unless by AMX.
-            Form::Bf16 | Form::Bf16Tiles if self.table.splits => (2, 1),
-            Form::Bf16 | Form::Bf16Tiles => (0, 1),
-            Form::Split => (2, 2),
+        let values = match out {
+            Form::F32 => 0,
+            Form::Bf16 | Form::Bf16Tiles => 1,
+            Form::Split => 2,
         };
-        Planes { scores, values }
+        Planes {
+            // Two parts take three products of bf16: more than one of f32, unless by AMX.
+            scores: self.table.split.filter(|_| values > 0),
+            values,
+        }
     }
 
     /// Queries of a block: a whole number of the innermost product's rows.
@@ -271,12 +277,9 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         // `n` values: f32, or as many bf16 for each plane.
         let size = |n: usize, planes: usize| if planes == 0 { n } else { n / 2 * planes };
         let Planes { scores, values } = self.planes;
-        // Where a product has several terms its factors stand one behind the other, a term after the other: a product
-        // of three times the depth, which keeps its sums in tiles.
-        let depths = terms(scores).len() * depth;
         let query_row = match scores {
-            0 => row_stride(depth, 4),
-            _ => depths,
+            None => row_stride(depth, 4),
+            Some(_) => SCORE_PARTS * depth,
         };
         let score_row = row_stride(n.clamp(1, KEY_BLOCK), 4);
         let weight_row = row_stride(n.clamp(1, KEY_BLOCK), 2);
@@ -292,8 +295,8 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             weight_row,
             plane: n * depth / 2,
             queries: take(match scores {
-                0 => MAX_QUERIES * query_row,
-                _ => MAX_QUERIES * query_row / 2,
+                None => MAX_QUERIES * query_row,
+                Some(_) => MAX_QUERIES * query_row / 2,
             }),
             scores: take(MAX_QUERIES * score_row),
             strip: take(score_row + PANEL + MAX_QUERIES),
@@ -304,8 +307,8 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             }),
             sums: take(MAX_QUERIES * depth),
             keys: take(match scores {
-                0 => n * depth,
-                _ => n * depths / 2,
+                None => n * depth,
+                Some(_) => n * SCORE_PARTS * depth / 2,
             }),
             values: take(size(n * depth, values)),
             total,
@@ -353,7 +356,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         // SAFETY: every range below is inside the room that was laid out for it, and every row
         // inside its operand.
         unsafe {
-            if self.planes.scores == 0 {
+            if self.planes.scores.is_none() {
                 let k = std::slice::from_raw_parts_mut(memory.add(self.room.keys), padded * d_kv);
                 if n < padded {
                     k[(padded - PANEL) * d_kv..].fill(0.0);
@@ -390,7 +393,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         }
     }
 
-    /// Queries of a block: row after row, or in tiles with all terms of the product.
+    /// Queries of a block: row after row, or in tiles.
     unsafe fn load_queries(&self, memory: *mut f32, queries: Range<usize>) {
         let Attention { d_kv, .. } = *self.attention;
         let first = self.attention.row_starts[self.task.row] + queries.start;
@@ -399,7 +402,7 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
         // SAFETY: 32 rows were laid out, and there are no more queries in a block.
         unsafe {
             let start = memory.add(self.room.queries);
-            if self.planes.scores == 0 {
+            if self.planes.scores.is_none() {
                 for query in 0..queries.len() {
                     let values = f32_row(self.attention.queries, first + query, column, d_kv);
                     let to = std::slice::from_raw_parts_mut(start.add(query * row), d_kv);
@@ -563,8 +566,8 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
             // SAFETY: as in `run`; a row of scores has room for whole panels.
             unsafe {
                 let c = memory.add(self.room.scores + keys.start - start + panel * PANEL);
-                match (self.planes.scores, self.kernels.table.bf16) {
-                    (0, _) => {
+                match self.planes.scores {
+                    None => {
                         let micro = self.kernels.table.f32;
                         for query in (0..n).step_by(micro.max_rows) {
                             let b = memory.add(self.room.keys + (first + panel) * PANEL * d_kv);
@@ -581,35 +584,29 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                             });
                         }
                     }
-                    (planes, Some(micro)) => {
-                        let chunks = terms(planes).len() * chunks;
+                    Some(micro) => {
+                        let a = memory.add(self.room.queries).cast::<u16>();
                         let b = memory.add(self.room.keys).cast::<u16>();
-                        let b = b.add((first + panel) * PANEL * chunks * CHUNK);
                         for query in (0..n).step_by(micro.max_rows) {
-                            (micro.run)(&Bf16Block {
-                                a: memory
-                                    .add(self.room.queries)
-                                    .cast::<u16>()
-                                    .add(query * query_row),
-                                a_row: CHUNK,
+                            let b = b.add((first + panel) * PANEL * SCORE_PARTS * chunks * CHUNK);
+                            (micro.run)(&SplitBlock {
+                                a: a.add(query * query_row),
                                 a_group: tiles::ROWS * query_row,
-                                a_chunk: tiles::SIZE,
                                 b,
+                                rest: b.add(PANEL * chunks * CHUNK),
                                 chunks,
                                 c: c.add(query * score_row),
                                 c_row: score_row,
                                 rows: micro.max_rows.min(n - query),
-                                accumulate: false,
-                                again: Again::A,
                                 first: strip.map(|strip| First {
                                     at: strip.add(keys.start - start + panel * PANEL).sub(query),
                                     row: -1,
                                 }),
+                                again: Again::A,
                                 fetch: Fetch::firsts(b),
                             });
                         }
                     }
-                    (_, None) => unreachable!("operands in bf16 without products of bf16"),
                 }
             }
         }
@@ -692,7 +689,6 @@ impl<'a, B: ScoreBias, M: ScoreMask> Work<'a, B, M> {
                                     rows: micro.max_rows.min(n - query),
                                     accumulate: !is_first || term > 0,
                                     again: Again::A,
-                                    first: None,
                                     fetch: Fetch::firsts(b),
                                 });
                             }

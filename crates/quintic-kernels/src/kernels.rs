@@ -138,7 +138,7 @@ impl Kernels {
     pub(crate) fn form(&self, precision: Precision) -> Form {
         match precision {
             Precision::Bf16 if self.table.bf16.is_some() => self.table.bf16_form,
-            Precision::Split if self.table.splits => Form::Split,
+            Precision::Split if self.table.split.is_some() => Form::Split,
             Precision::F32 | Precision::Split | Precision::Bf16 => Form::F32,
         }
     }
@@ -148,7 +148,7 @@ impl Kernels {
     pub fn storage(&self, precision: Precision, element: Element) -> Storage {
         match (precision, element) {
             (Precision::Bf16, _) | (_, Element::Bf16) => Storage::Bf16,
-            (Precision::Split, _) if self.table.splits => Storage::Bf16Split,
+            (Precision::Split, _) if self.table.split.is_some() => Storage::Bf16Split,
             (_, Element::F32) => Storage::F32,
             (_, Element::F16) => Storage::F16,
         }
@@ -214,7 +214,9 @@ impl Kernels {
     ) -> Operand {
         let form = match self.form(precision) {
             // A tile is one head's.
-            Form::Bf16Tiles | Form::Split if self.table.splits && d_kv.is_multiple_of(CHUNK) => {
+            Form::Bf16Tiles | Form::Split
+                if self.table.split.is_some() && d_kv.is_multiple_of(CHUNK) =>
+            {
                 Form::Split
             }
             _ => Form::F32,

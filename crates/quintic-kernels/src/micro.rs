@@ -80,6 +80,14 @@ impl Fetch {
         }
     }
 
+    /// A half of what is read next, sixteen lines a chunk: see [`Again::Next`].
+    pub(crate) fn half(next: &[u8], number: usize) -> Self {
+        Fetch {
+            at: next.as_ptr().wrapping_add(number * (next.len() / 2)),
+            step: 1024,
+        }
+    }
+
     /// The part of call `number` of `calls`, two or more, in fetching what the next ones read: so memory does
     /// not rest from the second call on.
     pub(crate) fn part(next: &[u8], number: usize, calls: usize) -> Self {
@@ -118,10 +126,7 @@ pub(crate) struct Bf16Block {
     pub(crate) rows: usize,
     pub(crate) accumulate: bool,
     pub(crate) again: Again,
-    /// What sums begin with, in the place of zeros or of `c`; only for a kernel that
-    /// [takes it](MicroBf16::takes_first).
-    pub(crate) first: Option<First>,
-    /// Nothing of it is asked for with [`Again::Memory`], and only by a kernel that [fetches](MicroBf16::fetches).
+    /// Nothing of it is asked for with [`Again::Memory`], sixteen lines a chunk with [`Again::Next`]; only by a kernel that [fetches](MicroBf16::fetches).
     pub(crate) fetch: Fetch,
 }
 
@@ -134,6 +139,34 @@ pub(crate) enum Again {
     A,
     /// `b`, which comes from memory now, what follows it in memory next.
     Memory,
+    /// `b`, while what will be read in its place comes from memory: sixteen lines a chunk from [`Fetch::at`] on.
+    Next,
+}
+
+/// `c[rows, 32] = first + a[rows, 32 * chunks] b[32 * chunks, 32]`, sums f32, factors in parts of bf16: the nearest one and the
+/// nearest to the rest. `a` has two parts, `b` one or two; the product of what is left of both is left out, at most
+/// 2^-16 of a term.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SplitBlock {
+    /// For every 16 rows, `a_group` values apart, and each chunk a tile of the nearest bf16, 16 rows of 32 values, and one of
+    /// the rest.
+    pub(crate) a: *const u16,
+    pub(crate) a_group: usize,
+    /// The nearest bf16, as [`Bf16Block::b`].
+    pub(crate) b: *const u16,
+    /// The rest, if there is one: else null.
+    pub(crate) rest: *const u16,
+    pub(crate) chunks: usize,
+    /// Whole blocks of 16 rows are written.
+    pub(crate) c: *mut f32,
+    pub(crate) c_row: usize,
+    /// Rows of this block, at most the kernel's own number.
+    pub(crate) rows: usize,
+    /// Zeros, if there is nothing.
+    pub(crate) first: Option<First>,
+    /// As of a [`Bf16Block`]; `A` and `B` are the same.
+    pub(crate) again: Again,
+    pub(crate) fetch: Fetch,
 }
 
 /// What the sums of a block begin with: 32 values for row `r`, from `at + r * row` on. Rows may overlap, and go backwards:
@@ -188,8 +221,6 @@ pub(crate) struct MicroBf16 {
     /// operands and scratch have so many rows.
     #[cfg_attr(not(test), allow(dead_code, reason = "a promise that tests check"))]
     pub(crate) row_multiple: usize,
-    /// Whether sums may begin with [`Bf16Block::first`].
-    pub(crate) takes_first: bool,
     /// Whether it asks for [`Bf16Block::fetch`].
     pub(crate) fetches: bool,
     /// Bytes of activations that stay in the second-level cache beside what passes by, where products are so fast that
@@ -210,6 +241,17 @@ pub(crate) struct MicroBf16 {
     ///
     /// As `enter`.
     pub(crate) leave: unsafe fn(),
+}
+
+/// The product in two parts of bf16 of an instruction set. Each row is summed by itself, in the same way among any others.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MicroSplit {
+    /// Most rows of a block.
+    pub(crate) max_rows: usize,
+    /// # Safety
+    ///
+    /// As [`MicroBf16::run`], between its `enter` and `leave`, with memory for whole blocks of 16 rows.
+    pub(crate) run: unsafe fn(&SplitBlock),
 }
 
 /// Calls `$f::<rows>($block)`, or `$f::<rows, MORE>($block)`.
@@ -445,7 +487,6 @@ mod tests {
                             rows,
                             accumulate,
                             again: Again::B,
-                            first: None,
                             fetch: Fetch::firsts(b.as_ptr()),
                         };
                         // SAFETY: everything was allocated; the instruction set is there.

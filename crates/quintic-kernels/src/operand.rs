@@ -7,6 +7,9 @@ use crate::micro::CHUNK;
 /// Rows of a tile.
 pub(crate) const TILE_ROWS: usize = 16;
 
+/// Values of a tile.
+pub(crate) const TILE: usize = TILE_ROWS * CHUNK;
+
 /// Element type and layout of an operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
@@ -16,7 +19,7 @@ pub(crate) enum Form {
     Bf16,
     /// bf16, in tiles of 16 rows by 32 columns, each tile's rows adjacent.
     Bf16Tiles,
-    /// Two planes of tiles: the nearest bf16, and the nearest bf16 to the rest.
+    /// As `Bf16Tiles`, each tile of the nearest bf16 followed by one of the nearest bf16 to the rest.
     Split,
 }
 
@@ -30,8 +33,6 @@ pub struct Operand {
     pub(crate) tokens: usize,
     pub(crate) columns: usize,
     pub(crate) stride: Stride,
-    /// Bytes from a value's place in the first plane to its place in the second.
-    plane: usize,
     memory: Buffer,
 }
 
@@ -54,11 +55,12 @@ impl Stride {
         }
     }
 
-    pub(crate) fn tiles(chunks: usize) -> Self {
+    /// So many tiles a chunk.
+    pub(crate) fn tiles(chunks: usize, parts: usize) -> Self {
         Stride {
             row: CHUNK,
-            group: chunks * TILE_ROWS * CHUNK,
-            chunk: TILE_ROWS * CHUNK,
+            group: chunks * parts * TILE,
+            chunk: parts * TILE,
         }
     }
 
@@ -88,18 +90,17 @@ impl Operand {
         let stride = match form {
             Form::F32 => Stride::rows(row_stride(padded, 4)),
             Form::Bf16 => Stride::rows(row_stride(padded, 2)),
-            Form::Bf16Tiles | Form::Split => Stride::tiles(chunks),
+            Form::Bf16Tiles => Stride::tiles(chunks, 1),
+            Form::Split => Stride::tiles(chunks, 2),
         };
         let size = if form == Form::F32 { 4 } else { 2 };
-        let plane = (rows / TILE_ROWS * stride.group * size).next_multiple_of(64);
-        let planes = if form == Form::Split { 2 } else { 1 };
+        let n_bytes = rows / TILE_ROWS * stride.group * size;
         Operand {
             form,
             tokens,
             columns,
             stride,
-            plane,
-            memory: Buffer::zeroed(plane * planes),
+            memory: Buffer::zeroed(n_bytes.next_multiple_of(64)),
         }
     }
 
@@ -126,7 +127,6 @@ impl Operand {
         Sink {
             form: self.form,
             stride: self.stride,
-            plane: self.plane,
             start: Shared::new(self.memory.as_mut_ptr()),
         }
     }
@@ -137,11 +137,11 @@ impl Operand {
         self.memory.as_ptr().cast()
     }
 
-    /// A plane of bf16 bits.
-    pub(crate) fn as_bf16(&self, plane: usize) -> *const u16 {
+    /// bf16 bits: of the nearest (0), or of the rest (1).
+    pub(crate) fn as_bf16(&self, part: usize) -> *const u16 {
         debug_assert_ne!(self.form, Form::F32);
-        // SAFETY: callers ask for planes that the form has.
-        unsafe { self.memory.as_ptr().add(plane * self.plane).cast() }
+        // SAFETY: callers ask for parts that the form has.
+        unsafe { self.memory.as_ptr().cast::<u16>().add(part * TILE) }
     }
 
     /// Copies `n` values of a row of another operand of the same type.
@@ -167,9 +167,9 @@ impl Operand {
             from_token < from.tokens && from_column + n <= from.columns,
             "columns to read"
         );
-        for (plane, i, run) in self.runs(column, from_column, n) {
-            let to = self.byte_at(plane, token, column + i);
-            let at = from.byte_at(plane, from_token, from_column + i);
+        for (part, i, run) in self.runs(column, from_column, n) {
+            let to = self.byte_at(part, token, column + i);
+            let at = from.byte_at(part, from_token, from_column + i);
             // SAFETY: both runs exist, just checked; the operands are different ones.
             unsafe {
                 let from = from.memory.as_ptr().add(at);
@@ -193,9 +193,9 @@ impl Operand {
         );
         assert!(from + n <= to || to + n <= from, "rows overlap");
         for row in 0..n {
-            for (plane, i, run) in self.runs(0, 0, columns) {
-                let at = self.byte_at(plane, from + row, i);
-                let to = self.byte_at(plane, to + row, i);
+            for (part, i, run) in self.runs(0, 0, columns) {
+                let at = self.byte_at(part, from + row, i);
+                let to = self.byte_at(part, to + row, i);
                 // SAFETY: both runs exist and belong to different rows, just checked.
                 unsafe {
                     let start = self.memory.as_mut_ptr();
@@ -206,8 +206,8 @@ impl Operand {
     }
 
     /// Where in memory, in bytes, a value begins.
-    fn byte_at(&self, plane: usize, token: usize, column: usize) -> usize {
-        plane * self.plane + self.stride.at(token, column) * self.size()
+    fn byte_at(&self, part: usize, token: usize, column: usize) -> usize {
+        (part * TILE + self.stride.at(token, column)) * self.size()
     }
 
     fn size(&self) -> usize {
@@ -215,7 +215,7 @@ impl Operand {
     }
 
     /// `n` columns of a row, in pieces that are adjacent in memory from both of these columns on:
-    /// plane, first column counted from there, and bytes.
+    /// part, first column counted from there, and bytes.
     fn runs(
         &self,
         a: usize,
@@ -223,9 +223,9 @@ impl Operand {
         n: usize,
     ) -> impl Iterator<Item = (usize, usize, usize)> + use<> {
         let size = self.size();
-        let planes = if self.form == Form::Split { 2 } else { 1 };
+        let parts = if self.form == Form::Split { 2 } else { 1 };
         let is_tiled = matches!(self.form, Form::Bf16Tiles | Form::Split);
-        (0..planes).flat_map(move |plane| {
+        (0..parts).flat_map(move |part| {
             let mut first = 0;
             std::iter::from_fn(move || {
                 let left = |column: usize| CHUNK - (column + first) % CHUNK;
@@ -235,7 +235,7 @@ impl Operand {
                 };
                 let at = first;
                 first += run;
-                (run > 0).then_some((plane, at, run * size))
+                (run > 0).then_some((part, at, run * size))
             })
         })
     }
@@ -313,7 +313,6 @@ impl Operand {
 pub(crate) struct Sink {
     form: Form,
     stride: Stride,
-    plane: usize,
     start: Shared<u8>,
 }
 
@@ -360,11 +359,9 @@ impl Sink {
     #[inline(always)]
     pub(crate) fn split_places(&self, token: usize, column: usize) -> Option<[*mut u16; 2]> {
         (self.form == Form::Split).then(|| {
-            let high = self
-                .start
-                .get()
-                .wrapping_add(2 * self.stride.at(token, column));
-            [high, high.wrapping_add(self.plane)].map(|place| place.cast())
+            let start = self.start.get().cast::<u16>();
+            let high = start.wrapping_add(self.stride.at(token, column));
+            [high, high.wrapping_add(TILE)]
         })
     }
 
@@ -376,7 +373,7 @@ impl Sink {
     #[inline(always)]
     pub(crate) unsafe fn store_n(&self, token: usize, column: usize, values: &[f32]) {
         let at = self.stride.at(token, column);
-        // SAFETY: by the caller's word; the planes do not overlap.
+        // SAFETY: by the caller's word; the parts do not overlap.
         unsafe {
             let start = self.start.get();
             match self.form {
@@ -395,7 +392,7 @@ impl Sink {
                 Form::Split => {
                     let high =
                         std::slice::from_raw_parts_mut(start.cast::<u16>().add(at), values.len());
-                    let low = start.add(self.plane).cast::<u16>().add(at);
+                    let low = start.cast::<u16>().add(at + TILE);
                     let low = std::slice::from_raw_parts_mut(low, values.len());
                     for ((high, low), &value) in high.iter_mut().zip(low).zip(values) {
                         (*high, *low) = split_bf16(value);

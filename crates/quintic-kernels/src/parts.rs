@@ -20,16 +20,13 @@ use std::sync::Mutex;
 
 use crate::memory::{Buffer, Shared};
 use crate::micro::{CHUNK, PANEL};
-use crate::operand::{Operand, TILE_ROWS};
+use crate::operand::{Operand, TILE, TILE_ROWS};
 use crate::pack::Storage;
 use crate::pool::Pool;
 use crate::scratch::{Scratch, scratch_of};
 
 /// Parts of a value that flows in.
 pub(crate) const PARTS: usize = 3;
-
-/// Values of a tile of what flows in, and of half a chunk of weights.
-pub(crate) const TILE: usize = TILE_ROWS * CHUNK;
 
 /// `c[32, 32] (+)= a[32, 32 * chunks] b[32 * chunks, 32]`, both factors in parts of bf16, sums in f32.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,9 @@ use std::sync::Mutex;
 
 pub(crate) use sections::{SECTION, product_in_sections};
 
-use crate::micro::{Again, Bf16Block, CHUNK, F32Block, Fetch, PANEL};
+use crate::micro::{
+    Again, Bf16Block, CHUNK, F32Block, Fetch, First, MicroBf16, MicroSplit, PANEL, SplitBlock,
+};
 use crate::operand::{Form, Operand, TILE_ROWS};
 use crate::pack::{PackedMatrix, Storage};
 use crate::parts::{self, InParts, MicroParts};
@@ -122,30 +124,53 @@ fn run_all(plan: &impl Tasks, pool: &Pool, scratch: &[Mutex<Scratch>], finish: &
     });
 }
 
-/// One factor of a product of bf16: which part of `x`, which part of `w`.
-type Planes = &'static [(usize, usize)];
+/// What a product multiplies, but for integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Factors {
+    F32,
+    /// Parts of bf16: one of what flows in, or two, and so many of the weights.
+    Bf16 {
+        inputs: usize,
+        weights: usize,
+    },
+}
 
-/// What a product of these multiplies: values in f32 (`Some(None)`), parts in bf16; `None` if
-/// there is no such product.
-fn planes(form: Form, storage: Storage) -> Option<Option<Planes>> {
-    Some(match (form, storage) {
-        (Form::F32, Storage::F32 | Storage::F16 | Storage::Bf16 | Storage::Rows) => None,
-        // Codes are exact in bf16.
-        (Form::F32, Storage::Int8 | Storage::Int4) => None,
-        (
-            Form::Bf16 | Form::Bf16Tiles,
-            Storage::Bf16 | Storage::Rows | Storage::Int8 | Storage::Int4,
-        ) => Some(&[(0, 0)]),
-        // Small terms first. The product of two small parts is below f32's own error.
-        (Form::Split, Storage::Bf16 | Storage::Int8 | Storage::Int4) => Some(&[(1, 0), (0, 0)]),
-        (Form::Split, Storage::Bf16Split | Storage::Rows) => Some(&[(1, 0), (0, 1), (0, 0)]),
-        _ => return None,
-    })
+impl Factors {
+    /// `None` if there is no such product.
+    fn of(form: Form, storage: Storage) -> Option<Self> {
+        let weights = match (form, storage) {
+            // Codes are exact in bf16.
+            (_, Storage::Bf16 | Storage::Int8 | Storage::Int4) => 1,
+            (Form::Split, Storage::Bf16Split | Storage::Rows) => 2,
+            (Form::F32, Storage::F32 | Storage::F16) | (_, Storage::Rows) => 1,
+            _ => return None,
+        };
+        Some(match form {
+            Form::F32 => Factors::F32,
+            Form::Bf16 | Form::Bf16Tiles => Factors::Bf16 { inputs: 1, weights },
+            Form::Split => Factors::Bf16 { inputs: 2, weights },
+        })
+    }
+
+    /// Products of bf16 for each of values. That of what is left of both factors is left out.
+    fn n_products(self) -> usize {
+        match self {
+            Factors::F32 => 1,
+            Factors::Bf16 { inputs, weights } => inputs + weights - 1,
+        }
+    }
 }
 
 /// Whether activations and weights of these types can be multiplied.
 pub(crate) fn has_product(form: Form, storage: Storage) -> bool {
-    storage.sums_integers() || planes(form, storage).is_some()
+    storage.sums_integers() || Factors::of(form, storage).is_some()
+}
+
+/// The innermost product of bf16.
+#[derive(Clone, Copy)]
+enum MicroOf {
+    OnePart(MicroBf16),
+    TwoParts(MicroSplit),
 }
 
 struct Plan<'a> {
@@ -159,8 +184,9 @@ struct Plan<'a> {
     panels: usize,
     /// Whether a task's rows stay near, so that panels pass one after the other, all of their `k` at once.
     is_near: bool,
+    factors: Factors,
     /// `None` in f32.
-    planes: Option<Planes>,
+    bf16: Option<MicroOf>,
     /// What flows in, if f32 is multiplied in parts of bf16.
     parts: Option<(MicroParts, InParts<'a>)>,
 }
@@ -174,21 +200,30 @@ impl<'a> Plan<'a> {
         w: &'a PackedMatrix,
     ) -> Self {
         let (storage, threads) = (w.shape().storage, pool.threads());
-        let Some(planes) = planes(x.form, storage) else {
+        let Some(factors) = Factors::of(x.form, storage) else {
             panic!("activations in {:?} with weights in {storage:?}", x.form)
         };
-        let parts = table.parts.filter(|_| planes.is_none() && w.is_in_parts());
-        let (micro_rows, near_bytes) = match (planes, table.bf16) {
-            (Some(_), Some(micro)) => (micro.max_rows, micro.near_bytes),
-            (Some(_), None) => panic!("{} has no products of bf16", table.isa),
-            (None, _) if parts.is_some() => (2 * TILE_ROWS, 0),
-            (None, _) => (table.f32.max_rows, 0),
+        let is_f32 = factors == Factors::F32;
+        let parts = table.parts.filter(|_| is_f32 && w.is_in_parts());
+        let bf16 = match (factors, table.bf16, table.split) {
+            (Factors::F32, ..) => None,
+            (Factors::Bf16 { inputs: 1, .. }, Some(micro), _) => Some(MicroOf::OnePart(micro)),
+            (Factors::Bf16 { .. }, Some(_), Some(micro)) => Some(MicroOf::TwoParts(micro)),
+            _ => panic!("{} has no products of {:?}", table.isa, x.form),
+        };
+        let near_bytes = table.bf16.map_or(0, |micro| micro.near_bytes);
+        let (micro_rows, near_bytes) = match bf16 {
+            Some(MicroOf::OnePart(micro)) => (micro.max_rows, near_bytes),
+            Some(MicroOf::TwoParts(micro)) => (micro.max_rows, near_bytes),
+            None if parts.is_some() => (2 * TILE_ROWS, 0),
+            None => (table.f32.max_rows, 0),
         };
         // Either all columns of a block of rows stay near while all panels of a task pass, or, where that leaves too
         // few rows, a block of `k` of them does.
         let row_bytes = Operand::bytes_per_token(x.form, x.columns);
         let near_rows = near_bytes / row_bytes.max(1) / micro_rows * micro_rows;
-        let is_near = near_rows >= MIN_ROWS;
+        // A row that takes part in several products keeps panels as long as so many rows.
+        let is_near = near_rows * factors.n_products() >= MIN_ROWS;
         let most = match is_near {
             true => near_rows.min(MAX_ROWS),
             false => MAX_ROWS,
@@ -212,7 +247,8 @@ impl<'a> Plan<'a> {
             micro_rows,
             panels,
             is_near,
-            planes,
+            factors,
+            bf16,
             parts: parts.map(|micro| (micro, InParts::of(&micro, pool, scratch, x))),
         }
     }
@@ -299,7 +335,7 @@ impl Plan<'_> {
     /// As [`Plan::run`]; there is room for the sums.
     unsafe fn pass(&self, pass: &Pass<'_>) {
         let shape = self.w.shape();
-        let (depth, step) = match self.planes {
+        let (depth, step) = match self.bf16 {
             Some(_) => (shape.depth.next_multiple_of(CHUNK), BF16_DEPTH),
             None => (shape.depth, F32_DEPTH),
         };
@@ -327,9 +363,9 @@ impl Plan<'_> {
                 };
                 // SAFETY: by the caller's word.
                 unsafe {
-                    match self.planes {
+                    match self.bf16 {
                         None => self.f32_block(&block),
-                        Some(planes) => self.bf16_block(&block, planes),
+                        Some(micro) => self.bf16_block(&block, micro),
                     }
                 }
             }
@@ -345,7 +381,7 @@ impl Plan<'_> {
     /// What is to be called on a thread before its first block and after its last.
     fn around(&self) -> (unsafe fn(), unsafe fn()) {
         unsafe fn nothing() {}
-        match (&self.parts, self.planes, self.table.bf16) {
+        match (&self.parts, self.bf16, self.table.bf16) {
             (Some((micro, _)), ..) => (micro.enter, micro.leave),
             (None, Some(_), Some(micro)) => (micro.enter, micro.leave),
             _ => (nothing, nothing),
@@ -451,71 +487,92 @@ impl Plan<'_> {
     /// # Safety
     ///
     /// As [`Plan::run`].
-    unsafe fn bf16_block(&self, block: &BlockOf<'_>, planes: Planes) {
-        let Some(micro) = self.table.bf16 else {
-            unreachable!("checked when the plan was made")
-        };
+    unsafe fn bf16_block(&self, block: &BlockOf<'_>, micro: MicroOf) {
         // SAFETY: by the caller's word.
         if unsafe { self.few_bf16(block) } {
             return;
         }
-        // Where the planes of an expanded block begin, and how far apart they are.
         // SAFETY: as above.
-        let expanded = unsafe {
-            match self.w.shape().storage {
-                Storage::Rows => {
-                    self.expand_rows(block);
-                    Some((block.wide.cast::<u16>().cast_const(), BF16_DEPTH * PANEL))
-                }
-                storage if storage.is_quantised() => Some((self.expand_bf16(block), 0)),
-                _ => None,
-            }
-        };
+        let (b, rest) = unsafe { self.weights_of(block) };
         let calls = block.rows.div_ceil(self.micro_rows);
         let (next, chunks) = (self.next_bytes(block), block.step / CHUNK);
-        let mut ahead = match micro.fetches {
-            true => Ahead::of(&[], calls),
-            false => Ahead::of(next, calls),
+        let mut ahead = match micro {
+            MicroOf::OnePart(micro) if !micro.fetches => Ahead::of(next, calls),
+            _ => Ahead::of(&[], calls),
         };
         for (call, row) in (0..block.rows).step_by(self.micro_rows).enumerate() {
             ahead.fetch();
-            let fetch = Fetch::part_of_chunks(next, call, calls, chunks);
-            for (term, &(x_plane, w_plane)) in planes.iter().enumerate() {
-                let at = self.x.stride.at(block.first_row + row, block.k);
-                // SAFETY: `k` is inside the panel; planes are inside the room for expanded ones.
-                let b = unsafe {
-                    match expanded {
-                        Some((start, plane)) => start.add(w_plane * plane),
-                        None => {
-                            let panel = self.w.panel(block.panel, w_plane).as_ptr();
-                            panel.cast::<u16>().add(block.k * PANEL)
-                        }
-                    }
-                };
-                // SAFETY: as in `f32_block`; operands have whole tiles of rows and chunks.
-                unsafe {
-                    (micro.run)(&Bf16Block {
-                        a: self.x.as_bf16(x_plane).add(at),
+            let at = self.x.stride.at(block.first_row + row, block.k);
+            let (rows, is_continued) = (self.micro_rows.min(block.rows - row), block.k > 0);
+            let (again, fetch) = again_of(next, call, calls, chunks);
+            // SAFETY: as in `f32_block`; operands have whole tiles of rows and chunks.
+            unsafe {
+                let (a, c) = (self.x.as_bf16(0).add(at), block.sums.add(row * PANEL));
+                match micro {
+                    MicroOf::OnePart(micro) => (micro.run)(&Bf16Block {
+                        a,
                         a_row: self.x.stride.row,
                         a_group: self.x.stride.group,
                         a_chunk: self.x.stride.chunk,
                         b,
                         chunks,
-                        c: block.sums.add(row * PANEL),
+                        c,
                         c_row: PANEL,
-                        rows: self.micro_rows.min(block.rows - row),
-                        accumulate: block.k > 0 || term > 0,
-                        again: match (row, calls < FETCH_CALLS) {
-                            (0, true) => Again::Memory,
-                            _ => Again::B,
-                        },
-                        first: None,
+                        rows,
+                        accumulate: is_continued,
+                        again,
                         fetch,
-                    });
+                    }),
+                    MicroOf::TwoParts(micro) => (micro.run)(&SplitBlock {
+                        a,
+                        a_group: self.x.stride.group,
+                        b,
+                        rest,
+                        chunks,
+                        c,
+                        c_row: PANEL,
+                        rows,
+                        first: is_continued.then_some(First {
+                            at: c,
+                            row: PANEL as isize,
+                        }),
+                        again,
+                        fetch,
+                    }),
                 }
+                self.finish(block, row, self.micro_rows);
             }
-            // SAFETY: by the caller's word.
-            unsafe { self.finish(block, row, self.micro_rows) };
+        }
+    }
+
+    /// The weights of a block in bf16, and what is left of them in a second part, or null.
+    ///
+    /// # Safety
+    ///
+    /// As [`Plan::run`].
+    unsafe fn weights_of(&self, block: &BlockOf<'_>) -> (*const u16, *const u16) {
+        let storage = self.w.shape().storage;
+        let has_rest = matches!(self.factors, Factors::Bf16 { weights: 2, .. });
+        // SAFETY: by the caller's word; `k` is inside the panel; parts are inside the room for expanded ones.
+        unsafe {
+            if storage.is_quantised() {
+                return (self.expand_bf16(block), std::ptr::null());
+            }
+            let part = |part: usize| match storage {
+                Storage::Rows => block.wide.cast::<u16>().add(part * BF16_DEPTH * PANEL),
+                _ => {
+                    let panel = self.w.panel(block.panel, part).as_ptr();
+                    panel.cast::<u16>().add(block.k * PANEL).cast_mut()
+                }
+            };
+            if storage == Storage::Rows {
+                self.expand_rows(block);
+            }
+            let rest = match has_rest {
+                true => part(1),
+                false => std::ptr::null_mut(),
+            };
+            (part(0), rest)
         }
     }
 }
@@ -523,11 +580,11 @@ impl Plan<'_> {
 impl Plan<'_> {
     /// How many f32 a worker needs for a block of a panel that is not read as it is stored.
     fn wide_room(&self) -> usize {
-        let n_planes = match (self.w.rows(), self.planes) {
-            (Some(_), Some(planes)) => planes.iter().map(|&(_, plane)| plane + 1).max(),
+        let n_parts = match (self.w.rows(), self.factors) {
+            (Some(_), Factors::Bf16 { weights, .. }) => Some(weights),
             _ => None,
         };
-        match n_planes {
+        match n_parts {
             Some(n) => n * BF16_DEPTH * PANEL / 2,
             None if self.parts.is_some() => F32_DEPTH * PANEL + parts::room(F32_DEPTH),
             None => F32_DEPTH * PANEL,
@@ -550,15 +607,14 @@ impl Plan<'_> {
             n: block.step.min(rows.depth - block.k),
         };
         let high = block.wide.cast::<u16>();
-        // SAFETY: by the caller's word; `wide_room` has made room for a block of every plane.
+        // SAFETY: by the caller's word; `wide_room` has made room for a block in all parts.
         unsafe {
-            match self.planes {
-                None => (self.table.expand.f32)(&piece, block.wide),
-                Some(planes) => {
-                    let has_low = planes.iter().any(|&(_, plane)| plane == 1);
-                    let low = match has_low {
-                        true => high.add(BF16_DEPTH * PANEL),
-                        false => std::ptr::null_mut(),
+            match self.factors {
+                Factors::F32 => (self.table.expand.f32)(&piece, block.wide),
+                Factors::Bf16 { weights, .. } => {
+                    let low = match weights {
+                        1 => std::ptr::null_mut(),
+                        _ => high.add(BF16_DEPTH * PANEL),
                     };
                     (self.table.expand.bf16)(&piece, high, low);
                 }
@@ -618,6 +674,18 @@ impl Plan<'_> {
         let start = bytes_to(block.next.1).min(panel.len());
         let end = (start + bytes_to(block.step)).min(panel.len());
         &panel[start..end]
+    }
+}
+
+/// How call `call` of `calls` over chunks of a block's weights reads them, and what it asks for of the next block's.
+fn again_of(next: &[u8], call: usize, calls: usize, chunks: usize) -> (Again, Fetch) {
+    let some = Fetch::part_of_chunks(next, call, calls, chunks);
+    match (call, calls) {
+        // Nothing else could ask for them in time.
+        (_, 1) => (Again::Memory, some),
+        // Both calls that ask do so all the time, so that memory does not rest while rows pass over what has come.
+        (0 | 1, 2..FETCH_CALLS) => (Again::Next, Fetch::half(next, call)),
+        _ => (Again::B, some),
     }
 }
 

@@ -397,7 +397,7 @@ fn every_kernel_of_bytes_sums_the_same() {
                             c: found.as_mut_ptr(),
                             rows,
                             accumulate,
-                            again: [Again::B, Again::Memory][rows % 2],
+                            again: [Again::B, Again::Memory, Again::Next][rows % 3],
                             fetch: Fetch::firsts(b.as_ptr().cast()),
                         });
                     }

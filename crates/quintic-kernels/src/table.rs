@@ -1,7 +1,7 @@
 //! The functions of one instruction set, side by side.
 
 use crate::Isa;
-use crate::micro::{Bf16Block, F32Block, MicroBf16, MicroF32};
+use crate::micro::{Bf16Block, F32Block, MicroBf16, MicroF32, MicroSplit};
 use crate::operand::Form;
 use crate::parts::MicroParts;
 use crate::quantised::{FewRows, MICRO_PLAIN, MicroInt8, Quantised};
@@ -18,8 +18,8 @@ pub(crate) struct Table {
     pub(crate) bf16: Option<MicroBf16>,
     /// The layout that products of bf16 read.
     pub(crate) bf16_form: Form,
-    /// Whether two or three products of bf16 take less time than one of f32.
-    pub(crate) splits: bool,
+    /// Products in two parts of bf16, where they are faster than those of f32; there is one of bf16 then.
+    pub(crate) split: Option<MicroSplit>,
     /// Products of f32 in parts of bf16, where they are faster.
     pub(crate) parts: Option<MicroParts>,
     pub(crate) rows: Rowwise,
@@ -45,7 +45,7 @@ impl Table {
             f32: crate::portable::MICRO_F32,
             bf16: None,
             bf16_form: Form::Bf16,
-            splits: false,
+            split: None,
             parts: None,
             rows: crate::portable::ROWWISE,
             tiles: crate::tiles::PLAIN,
@@ -59,8 +59,8 @@ impl Table {
         #[cfg(target_arch = "x86_64")]
         {
             use crate::x86::{
-                amx, amx_parts, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8, avx512_rows,
-                avx512_tiles, avx512bf16_rows,
+                amx, amx_parts, amx_split, avx2, avx2_int8, avx512, avx512_bytes, avx512_int8,
+                avx512_rows, avx512_tiles, avx512bf16_rows,
             };
             // Not every CPU with AVX-512 has it. The sums are the same.
             let has_vnni = is_x86_feature_detected!("avx512vnni");
@@ -102,7 +102,7 @@ impl Table {
                     has_fast_bytes: true,
                     bf16_form: Form::Bf16Tiles,
                     // A tile product does as much as sixteen multiply-adds in its time.
-                    splits: true,
+                    split: Some(amx_split::MICRO),
                     parts: Some(amx_parts::MICRO),
                     rows: avx512bf16_rows::ROWWISE,
                     ..with_avx512

@@ -9,12 +9,7 @@ use crate::scores::{NoBias, NoMask, ScoreBias, ScoreMask, ScoresAt, modify};
 impl<B: ScoreBias, M: ScoreMask> Work<'_, B, M> {
     /// Whether sums of scores begin with the bias.
     pub(super) fn begins_with_bias(&self) -> bool {
-        let takes_first = self
-            .kernels
-            .table
-            .bf16
-            .is_some_and(|micro| micro.takes_first);
-        self.planes.scores > 0 && takes_first && self.bias.is_relative()
+        self.planes.scores.is_some() && self.bias.is_relative()
     }
 
     /// The bias of a block of keys for the last of as many queries as a block may have, and behind it that of as many

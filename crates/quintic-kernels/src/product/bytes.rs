@@ -14,7 +14,7 @@
 
 use std::sync::Mutex;
 
-use super::{Ahead, FETCH_CALLS, MAX_PANELS, MAX_ROWS, SMALL, Tasks};
+use super::{Ahead, MAX_PANELS, MAX_ROWS, SMALL, Tasks, again_of};
 use crate::memory::{Buffer, Shared};
 use crate::micro::{Again, Fetch, PANEL};
 use crate::operand::{Operand, row_stride};
@@ -207,6 +207,14 @@ impl Tasks for Plan<'_> {
                 for (call, row) in (0..rows).step_by(self.micro_rows).enumerate() {
                     ahead.fetch();
                     let block_rows = self.micro_rows.min(rows - row);
+                    let (again, fetch) = match self.is_expanded() && calls == 1 {
+                        // Bytes are near, what they are made of is not.
+                        true => (
+                            Again::B,
+                            Fetch::part_of_chunks(next, call, calls, step / CHUNK),
+                        ),
+                        false => again_of(next, call, calls, step / CHUNK),
+                    };
                     // SAFETY: rows and `k` are inside the codes and the panel, rows inside the
                     // tile of sums.
                     unsafe {
@@ -220,11 +228,8 @@ impl Tasks for Plan<'_> {
                             c: sums,
                             rows: block_rows,
                             accumulate: k > 0,
-                            again: match (row, calls < FETCH_CALLS && !self.is_expanded()) {
-                                (0, true) => Again::Memory,
-                                _ => Again::B,
-                            },
-                            fetch: Fetch::part_of_chunks(next, call, calls, step / CHUNK),
+                            again,
+                            fetch,
                         });
                         if last {
                             self.finish(number, sums, first_row + row, block_rows, finish);

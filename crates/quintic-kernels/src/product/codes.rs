@@ -131,7 +131,6 @@ impl Plan<'_> {
                 rows: block.rows,
                 accumulate: block.k > 0,
                 again: Again::Memory,
-                first: None,
                 fetch: Fetch::along(self.codes(block).as_ptr()),
             });
             self.finish(block, 0, block.rows);

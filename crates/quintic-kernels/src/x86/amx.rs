@@ -22,13 +22,12 @@
 
 use std::arch::asm;
 
-use crate::micro::{Again, Bf16Block, First, MicroBf16, PANEL};
+use crate::micro::{Again, Bf16Block, MicroBf16, PANEL};
 use crate::quantised::{Int8Block, MicroInt8};
 
 pub(crate) const MICRO: MicroBf16 = MicroBf16 {
     max_rows: 2 * TILE_ROWS,
     row_multiple: TILE_ROWS,
-    takes_first: true,
     // Every CPU with AMX has 2 MiB. In a model of the loops 256 rows of depth 2,816, this many, were a quarter faster
     // than 512; 256 of depth 2,048 half as fast again.
     fetches: true,
@@ -50,7 +49,7 @@ pub(crate) const MICRO_INT8: MicroInt8 = MicroInt8 {
 };
 
 /// Rows of a tile.
-const TILE_ROWS: usize = 16;
+pub(super) const TILE_ROWS: usize = 16;
 
 /// Bytes of a tile's row.
 const LINE: usize = 64;
@@ -64,7 +63,7 @@ const B_CHUNK: usize = 2048;
 /// The hardware's prefetchers follow the lines of `b` by themselves, but stop at the end of a page of 4 KiB, that is
 /// after every other chunk. Near the end this names what lies behind the panel, most often the next one, else memory
 /// that may not exist: a prefetch of that does nothing.
-const AHEAD: usize = 4 * B_CHUNK;
+pub(super) const AHEAD: usize = 4 * B_CHUNK;
 
 /// A tile configuration, as LDTILECFG reads it.
 #[repr(C, align(64))]
@@ -137,6 +136,8 @@ unsafe fn run(block: &Bf16Block) {
             (Again::A, false) => one_by_two_near(block),
             (Again::Memory, true) => two_by_two_from_memory(block),
             (Again::Memory, false) => one_by_two_from_memory(block),
+            (Again::Next, true) => two_by_two_and_next(block),
+            (Again::Next, false) => one_by_two_and_next(block),
         }
     }
 }
@@ -162,32 +163,18 @@ unsafe fn run_int8(block: &Int8Block) {
         rows: block.rows,
         accumulate: block.accumulate,
         again: block.again,
-        first: None,
         fetch: block.fetch,
     };
     // SAFETY: by the caller's word; a block of more than 16 rows has memory for 32.
     unsafe {
-        match (block.again == Again::Memory, block.rows > TILE_ROWS) {
-            (false, true) => two_by_two_int8(&tiles),
-            (false, false) => one_by_two_int8(&tiles),
-            (true, true) => two_by_two_int8_from_memory(&tiles),
-            (true, false) => one_by_two_int8_from_memory(&tiles),
+        match (block.again, block.rows > TILE_ROWS) {
+            (Again::A | Again::B, true) => two_by_two_int8(&tiles),
+            (Again::A | Again::B, false) => one_by_two_int8(&tiles),
+            (Again::Memory, true) => two_by_two_int8_from_memory(&tiles),
+            (Again::Memory, false) => one_by_two_int8_from_memory(&tiles),
+            (Again::Next, true) => two_by_two_int8_and_next(&tiles),
+            (Again::Next, false) => one_by_two_int8_and_next(&tiles),
         }
-    }
-}
-
-/// What the sums of a block begin with; null for zeros.
-fn first_of(block: &Bf16Block) -> First {
-    match (block.first, block.accumulate) {
-        (Some(first), _) => first,
-        (None, true) => First {
-            at: block.c,
-            row: block.c_row as isize,
-        },
-        (None, false) => First {
-            at: std::ptr::null(),
-            row: 0,
-        },
     }
 }
 
@@ -206,22 +193,21 @@ unsafe fn $two_by_two(block: &Bf16Block) {
     // `a` may be loaded with a hint that it is not needed again soon (T1): where it streams through
     // once per panel it must not displace the panel of `b` from the first level.
     //
-    // There are not registers enough for what to begin with and what to fetch: one follows the other.
-    let first = first_of(block);
-    // SAFETY: reads 32 rows of `a`, the chunks of `b` and what the sums begin with, and
+    // There are not registers enough: `at` says whether sums are continued, then where they are, then what to fetch.
+    // SAFETY: reads 32 rows of `a`, the chunks of `b` and, if they are continued, the sums, and
     // writes 32 rows of `c`; all of them exist by the caller's word. Every register and tile that
     // changes is named, and the block is taken to read and write any memory.
     unsafe {
         asm!(
-            "test {first}, {first}",
+            "test {at}, {at}",
             "jz 2f",
-            "tileloadd tmm0, [{first} + {first_row}]",
-            "tileloadd tmm1, [{first} + {first_row} + {line}]",
+            "tileloadd tmm0, [{c} + {c_row}]",
+            "tileloadd tmm1, [{c} + {c_row} + {line}]",
             // Sixteen rows on.
-            "lea {first}, [{first} + 8 * {first_row}]",
-            "lea {first}, [{first} + 8 * {first_row}]",
-            "tileloadd tmm2, [{first} + {first_row}]",
-            "tileloadd tmm3, [{first} + {first_row} + {line}]",
+            "lea {at}, [{c} + 8 * {c_row}]",
+            "lea {at}, [{at} + 8 * {c_row}]",
+            "tileloadd tmm2, [{at} + {c_row}]",
+            "tileloadd tmm3, [{at} + {c_row} + {line}]",
             "jmp 3f",
             "2:",
             "tilezero tmm0",
@@ -229,9 +215,9 @@ unsafe fn $two_by_two(block: &Bf16Block) {
             "tilezero tmm2",
             "tilezero tmm3",
             "3:",
-            "mov {first}, [{fetch}]",
-            "mov {first_row}, [{fetch} + 8]",
-            "shr {first_row}, 1",
+            "mov {at}, [{fetch}]",
+            "mov {step}, [{fetch} + 8]",
+            "shr {step}, 1",
             "test {chunks}, {chunks}",
             "jz 5f",
             "4:",
@@ -259,8 +245,8 @@ unsafe fn $two_by_two(block: &Bf16Block) {
             "lea {c}, [{c} + 8 * {c_row}]",
             "tilestored [{c} + {c_row}], tmm2",
             "tilestored [{c} + {c_row} + {line}], tmm3",
-            first = inout(reg) first.at => _,
-            first_row = inout(reg) first.row * size_of::<f32>() as isize => _,
+            at = inout(reg) usize::from(block.accumulate) => _,
+            step = out(reg) _,
             fetch = in(reg) &raw const block.fetch,
             chunks = inout(reg) block.chunks => _,
             a0 = inout(reg) a_bytes => _,
@@ -289,24 +275,23 @@ unsafe fn $two_by_two(block: &Bf16Block) {
 ///
 /// As [`run`], with memory for 16 rows.
 unsafe fn $one_by_two(block: &Bf16Block) {
-    let first = first_of(block);
-    // SAFETY: reads 16 rows of `a`, the chunks of `b` and what the sums begin with, and
+    // SAFETY: reads 16 rows of `a`, the chunks of `b` and, if they are continued, the sums, and
     // writes 16 rows of `c`; all of them exist by the caller's word. Every register and tile that
     // changes is named, and the block is taken to read and write any memory.
     unsafe {
         asm!(
-            "test {first}, {first}",
+            "test {at}, {at}",
             "jz 2f",
-            "tileloadd tmm0, [{first} + {first_row}]",
-            "tileloadd tmm1, [{first} + {first_row} + {line}]",
+            "tileloadd tmm0, [{c} + {c_row}]",
+            "tileloadd tmm1, [{c} + {c_row} + {line}]",
             "jmp 3f",
             "2:",
             "tilezero tmm0",
             "tilezero tmm1",
             "3:",
-            "mov {first}, [{fetch}]",
-            "mov {first_row}, [{fetch} + 8]",
-            "shr {first_row}, 1",
+            "mov {at}, [{fetch}]",
+            "mov {step}, [{fetch} + 8]",
+            "shr {step}, 1",
             // `chunks` counts those that are not yet loaded; `a` and `b` point to the next.
             "sub {chunks}, 1",
             "jb 6f",
@@ -357,8 +342,8 @@ unsafe fn $one_by_two(block: &Bf16Block) {
             "6:",
             "tilestored [{c} + {c_row}], tmm0",
             "tilestored [{c} + {c_row} + {line}], tmm1",
-            first = inout(reg) first.at => _,
-            first_row = inout(reg) first.row * size_of::<f32>() as isize => _,
+            at = inout(reg) usize::from(block.accumulate) => _,
+            step = out(reg) _,
             fetch = in(reg) &raw const block.fetch,
             chunks = inout(reg) block.chunks => _,
             a = inout(reg) block.a => _,
@@ -385,16 +370,35 @@ unsafe fn $one_by_two(block: &Bf16Block) {
 /// other way's sake.
 macro_rules! fetch_named {
     ($chunk:literal, 0) => {
-        "prefetcht1 byte ptr [{first}] # {ahead}"
+        "prefetcht1 byte ptr [{at}] # {ahead}"
     };
     ($chunk:literal, 2) => {
-        "prefetcht1 byte ptr [{first} + {first_row}]"
+        "prefetcht1 byte ptr [{at} + {step}]"
     };
     ($chunk:literal, 3) => {
-        "lea {first}, [{first} + 2 * {first_row}]"
+        "lea {at}, [{at} + 2 * {step}]"
     };
     ($chunk:literal, $part:literal) => {
         ""
+    };
+}
+
+/// Asks for sixteen lines a chunk of what the block names.
+macro_rules! fetch_next {
+    ($chunk:literal, 3) => {
+        concat!(fetch_next!(@ 3), "add {at}, 1024 # {ahead}\n")
+    };
+    ($chunk:literal, $part:literal) => {
+        fetch_next!(@ $part)
+    };
+    (@ $part:literal) => {
+        concat!(
+            ".irp line, 0, 1, 2, 3\n",
+            "prefetcht1 byte ptr [{at} + 256 * ",
+            $part,
+            " + 64 * \\line]\n",
+            ".endr\n"
+        )
     };
 }
 
@@ -438,6 +442,14 @@ kernels!(
     one_by_two_from_memory
 );
 kernels!(
+    "tdpbf16ps",
+    "tileloaddt1",
+    "tileloadd",
+    fetch_next,
+    two_by_two_and_next,
+    one_by_two_and_next
+);
+kernels!(
     "tdpbssd",
     "tileloaddt1",
     "tileloadd",
@@ -452,6 +464,15 @@ kernels!(
     fetch_all,
     two_by_two_int8_from_memory,
     one_by_two_int8_from_memory
+);
+
+kernels!(
+    "tdpbssd",
+    "tileloaddt1",
+    "tileloadd",
+    fetch_next,
+    two_by_two_int8_and_next,
+    one_by_two_int8_and_next
 );
 
 /// Multiplies tiles of zeros `iterations` times, four products each into a sum of its own,

@@ -10,7 +10,8 @@ use std::arch::x86_64::*;
 use super::amx::{enter, leave};
 use crate::math::LANES;
 use crate::micro::{CHUNK, PANEL};
-use crate::parts::{MicroParts, PARTS, PartsBlock, TILE};
+use crate::operand::TILE;
+use crate::parts::{MicroParts, PARTS, PartsBlock};
 
 pub(crate) const MICRO: MicroParts = MicroParts {
     run,

@@ -102,8 +102,7 @@ impl Case {
             rows: self.rows,
             accumulate: self.accumulate,
             // Every way to read is tested, over all sizes.
-            again: [Again::A, Again::B, Again::Memory][(self.rows + self.chunks) % 3],
-            first: None,
+            again: [Again::A, Again::B, Again::Memory, Again::Next][(self.rows + self.chunks) % 4],
             fetch: Fetch::firsts(self.b.as_ptr()),
         }
     }

@@ -34,7 +34,6 @@ pub(crate) const MICRO_F32_UNFETCHED: MicroF32 = MicroF32 {
 pub(crate) const MICRO_BF16: MicroBf16 = MicroBf16 {
     max_rows: 14,
     row_multiple: 1,
-    takes_first: false,
     fetches: false,
     near_bytes: 0,
     run: run_bf16,
@@ -278,7 +277,6 @@ unsafe fn f32_rows_over_f16<const ROWS: usize, const FETCHES: bool>(block: &F32B
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma")]
 unsafe fn bf16_rows<const ROWS: usize>(block: &Bf16Block) {
     debug_assert_eq!(block.a_group, 16 * block.a_row, "rows are not in tiles");
-    debug_assert!(block.first.is_none(), "sums begin with zeros");
     // SAFETY: rows and chunks are inside what the caller has allocated.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];

@@ -2,6 +2,7 @@
 
 pub(crate) mod amx;
 pub(crate) mod amx_parts;
+pub(crate) mod amx_split;
 pub(crate) mod avx2;
 pub(crate) mod avx2_int8;
 pub(crate) mod avx512;
