@@ -10,6 +10,7 @@ of |difference| to the encoder's own f32 output. Products stay transformers'; on
   inverse of the inputs' second moments (Frantar et al., GPTQ, arXiv:2210.17323).
 - "smoothed a": inputs are divided by `max|x|^a / max|w|^(1 - a)` channel by channel and weights multiplied by it (Xiao et al.,
   SmoothQuant, arXiv:2211.10438).
+- "in groups of n": what flows into `wo` has a step for each token and `n` adjacent channels, not for each token.
 """
 
 from __future__ import annotations
@@ -130,16 +131,22 @@ class Bench:
         return divisors / divisors.log().mean().exp()
 
     def measure(
-        self, name: str, rounding: Rounding, inputs: dict[str, int] | None = None, smooth: dict[str, float] | None = None
+        self,
+        name: str,
+        rounding: Rounding,
+        inputs: dict[str, int] | None = None,
+        smooth: dict[str, float] | None = None,
+        groups: dict[str, int] | None = None,
     ) -> None:
-        """Of `inputs`, the largest code of a kind's inputs, of `smooth` its exponent."""
+        """Of `inputs`, the largest code of a kind's inputs, of `smooth` its exponent, of `groups` the channels of a step."""
         hooks: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {}
         for product, module in self.products.items():
             divisors = self.smoothing(product, (smooth or {}).get(kind(product)))
             moments = self.moments[product] / divisors[None] / divisors[:, None]
             module.weight.data = rounding(self.weights[product] * divisors[None], moments).float()
             if inputs is not None:
-                hooks[product] = to_codes(divisors.float(), inputs[kind(product)])
+                group = (groups or {}).get(kind(product))
+                hooks[product] = to_codes(divisors.float(), inputs[kind(product)], group)
         with self.hooks(hooks):
             found = self.run(self.rows)
         for product, module in self.products.items():
@@ -154,13 +161,14 @@ def kind(name: str) -> str:
     return KINDS[name.rsplit(".", 1)[1]]
 
 
-def to_codes(divisors: torch.Tensor, largest: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Each token's nearest codes."""
+def to_codes(divisors: torch.Tensor, largest: int, group: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Each token's nearest codes, with a step for every `group` channels; one for all if there is none."""
 
     def f(x: torch.Tensor) -> torch.Tensor:
         x = x / divisors
-        step = x.abs().amax(-1, keepdim=True).clamp(min=1e-30) / largest
-        return (x / step).round() * step
+        pieces = x.unflatten(-1, (-1, group or x.shape[-1]))
+        step = pieces.abs().amax(-1, keepdim=True).clamp(min=1e-30) / largest
+        return ((pieces / step).round() * step).flatten(-2)
 
     return f
 
@@ -182,6 +190,8 @@ def main() -> None:
     wide_wo = {**all_bytes, "wo": WORDS}
     bench.measure("w8a8, all inputs in 8 bits", nearest, all_bytes)
     bench.measure("w8a8, wo's in 16", nearest, wide_wo)
+    for group in (512, 256, 128, 64):
+        bench.measure(f"w8a8, all in 8, wo's in groups of {group}", nearest, all_bytes, groups={"wo": group})
     for alpha in (0.3, 0.5, 0.7):
         bench.measure(f"w8a8, all in 8, smoothed {alpha}", nearest, all_bytes, dict.fromkeys(all_bytes, alpha))
     for alpha in (0.3, 0.5, 0.7):
