@@ -7,9 +7,10 @@ DEMO_VENV := .venv-demo
 CUDA_VENV := .venv-cuda
 FLAN := .cache/models/flan-t5-small
 CAPTIONS := testdata/prompts/PartiPrompts.tsv
+DEV_QUINTIC := $(CURDIR)/target/debug/quintic
 
 .DEFAULT_GOAL := help
-.PHONY: help build wheel cubins gpu-check gpu-bundle demo test test-rust test-python test-cubins soak fetch bench-peers bench-precision lint format docs clean
+.PHONY: help build wheel cubins gpu-check gpu-bundle demo test test-rust test-python test-oracle test-package test-tools test-cubins soak fetch bench-peers bench-precision lint format docs clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
@@ -51,14 +52,22 @@ soak: $(FLAN)/model.safetensors ## Generate random requests on a real model for 
 	QUINTIC_SOAK_MINUTES=$(or $(MINUTES),30) QUINTIC_SOAK_MODEL=$(CURDIR)/$(FLAN) \
 		$(CARGO) test --release -p quintic --test soak --locked -- --nocapture
 
+# Two suites at a time, since most tests of Python keep one core busy. The program is that of the Rust tests, not compiled again.
 test-python: fetch wheel ## Compare the engine with transformers, live, and test the Python package
-	$(CARGO) build -p quintic-cli --all-features --locked
-	QUINTIC_BIN=$(CURDIR)/target/debug/quintic QUINTIC_ENCODE_ARGS="--backend reference" \
-		$(VENV)/bin/python -m pytest -q tools/oracle
-	QUINTIC_BIN=$(CURDIR)/target/debug/quintic $(VENV)/bin/python -m pytest -q tools
-	$(VENV)/bin/python -m pytest -q bench/peers
+	$(CARGO) test --workspace --all-features --locked --no-run
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check --force-reinstall --no-deps dist/*.whl
+	$(MAKE) -j2 --output-sync=target test-oracle test-package test-tools
+
+# What `test-python` runs, once all of it is built.
+test-oracle:
+	QUINTIC_BIN=$(DEV_QUINTIC) QUINTIC_ENCODE_ARGS="--backend reference" $(VENV)/bin/python -m pytest -q tools/oracle
+
+test-package:
 	$(VENV)/bin/python -m pytest -q python/tests
+
+test-tools:
+	QUINTIC_BIN=$(DEV_QUINTIC) $(VENV)/bin/python -m pytest -q tools
+	$(VENV)/bin/python -m pytest -q bench/peers
 
 test-cubins: $(CUDA_VENV)/ready ## Check that the committed cubins are what the kernels compile to
 	$(CUDA_VENV)/bin/python tools/build_cubins.py --check
