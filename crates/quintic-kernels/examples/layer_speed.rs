@@ -2,7 +2,7 @@
 //! layers, of random weights. Passes follow each other. Shown are the floor (the fastest time of each layer, summed), and the
 //! tenth and the median pass, since a machine that others share has fast and slow moments.
 //!
-//! `cargo run --release -p quintic-kernels --example layer_speed [base|large|xl] [tokens] [threads] [isa] [f32|parts|parts-bf16|split|split-f32|bf16|int8|w8a8] [operation]`
+//! `cargo run --release -p quintic-kernels --example layer_speed [base|large|xl] [tokens] [threads] [isa] [f32|f32-bf16|parts|parts-bf16|split|split-f32|bf16|int8|w8a8] [operation]`
 //!
 //! With the name of an operation all others are left out after the first pass.
 
@@ -52,7 +52,7 @@ fn main() {
         "split" => (Precision::Split, Element::Bf16),
         "split-f32" => (Precision::Split, Element::F32),
         "f32" | "parts" => (Precision::F32, Element::F32),
-        "parts-bf16" => (Precision::F32, Element::Bf16),
+        "f32-bf16" | "parts-bf16" => (Precision::F32, Element::Bf16),
         other => panic!("no precision {other}"),
     };
     let kernels = Kernels::new(isa, threads).expect("an available instruction set");

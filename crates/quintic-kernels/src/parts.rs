@@ -8,7 +8,7 @@
 //!
 //! The nearest bf16 to a value, the nearest to the rest, and the nearest to what that leaves are together the value
 //! itself: three times eight bits, where f32 has 24 (but for parts below 2^-126, which are zeros). A value beyond bf16's
-//! largest, 3.3895e38, becomes infinite. Of the nine products of parts the three smallest are left out, which are together
+//! largest, 3.3895e38, becomes NaN, as infinity does. Of the nine products of parts the three smallest are left out, which are together
 //! at most 2^-24 of the product of the values (the second part is at most 2^-8 of a value, the third 2^-17), as much as
 //! one rounding to f32; all others are exact in f32, as every product of two bf16. They are summed in
 //! f32, the small ones of each 32 `k` first, one addition for each 32 `k` and pair of parts. So a sum is as close to the
@@ -19,7 +19,7 @@
 use std::sync::Mutex;
 
 use crate::memory::{Buffer, Shared};
-use crate::micro::{CHUNK, PANEL};
+use crate::micro::{Again, CHUNK, Fetch, PANEL};
 use crate::operand::{Operand, TILE, TILE_ROWS};
 use crate::pack::Storage;
 use crate::pool::Pool;
@@ -41,6 +41,9 @@ pub(crate) struct PartsBlock {
     /// Sums, rows adjacent.
     pub(crate) c: *mut f32,
     pub(crate) accumulate: bool,
+    /// As of a [block of bf16](crate::micro::Bf16Block::again), if `b` has one part and stands where it is kept.
+    pub(crate) again: Again,
+    pub(crate) fetch: Fetch,
 }
 
 /// How an instruction set multiplies in parts.

@@ -1,7 +1,7 @@
 //! Blocks of f32 that are multiplied in parts of bf16, see [`crate::parts`].
 
-use super::{Ahead, BlockOf, F32_DEPTH, Plan};
-use crate::micro::{CHUNK, PANEL};
+use super::{Ahead, BlockOf, F32_DEPTH, Plan, again_of};
+use crate::micro::{Again, CHUNK, Fetch, PANEL};
 use crate::pack::Storage;
 use crate::parts::{InParts, MicroParts, PartsBlock, parts_of};
 
@@ -43,9 +43,15 @@ impl Plan<'_> {
             }
         };
         let calls = block.rows.div_ceil(self.micro_rows);
-        let mut ahead = Ahead::of(self.next_bytes(block), calls);
-        for row in (0..block.rows).step_by(self.micro_rows) {
+        let (next, chunks) = (self.next_bytes(block), block.step.div_ceil(CHUNK));
+        let mut ahead = Ahead::of(next, calls);
+        for (call, row) in (0..block.rows).step_by(self.micro_rows).enumerate() {
             ahead.fetch();
+            let (again, fetch) = match (b_parts, calls) {
+                // Making parts has asked for the first half.
+                (2 | 3, 1) => (Again::Next, Fetch::half(next, 1)),
+                _ => again_of(next, call, calls, chunks),
+            };
             let rows = self.micro_rows.min(block.rows - row);
             // SAFETY: by the caller's word; the tile of sums has whole blocks of rows.
             unsafe {
@@ -53,9 +59,11 @@ impl Plan<'_> {
                     a: x.groups(block.first_row + row, rows, block.k),
                     b,
                     b_parts,
-                    chunks: block.step.div_ceil(CHUNK),
+                    chunks,
                     c: block.sums.add(row * PANEL),
                     accumulate: block.k > 0,
+                    again,
+                    fetch,
                 });
                 self.finish(block, row, rows);
             }

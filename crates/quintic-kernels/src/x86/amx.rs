@@ -22,6 +22,7 @@
 
 use std::arch::asm;
 
+use super::amx_fetch::{fetch_all, fetch_named, fetch_next};
 use crate::micro::{Again, Bf16Block, MicroBf16, PANEL};
 use crate::quantised::{Int8Block, MicroInt8};
 
@@ -363,57 +364,6 @@ unsafe fn $one_by_two(block: &Bf16Block) {
         );
     }
 }
-    };
-}
-
-/// Asks for the next two lines that the block names, a chunk; chunks have four parts. The constant is named for the
-/// other way's sake.
-macro_rules! fetch_named {
-    ($chunk:literal, 0) => {
-        "prefetcht1 byte ptr [{at}] # {ahead}"
-    };
-    ($chunk:literal, 2) => {
-        "prefetcht1 byte ptr [{at} + {step}]"
-    };
-    ($chunk:literal, 3) => {
-        "lea {at}, [{at} + 2 * {step}]"
-    };
-    ($chunk:literal, $part:literal) => {
-        ""
-    };
-}
-
-/// Asks for sixteen lines a chunk of what the block names.
-macro_rules! fetch_next {
-    ($chunk:literal, 3) => {
-        concat!(fetch_next!(@ 3), "add {at}, 1024 # {ahead}\n")
-    };
-    ($chunk:literal, $part:literal) => {
-        fetch_next!(@ $part)
-    };
-    (@ $part:literal) => {
-        concat!(
-            ".irp line, 0, 1, 2, 3\n",
-            "prefetcht1 byte ptr [{at} + 256 * ",
-            $part,
-            " + 64 * \\line]\n",
-            ".endr\n"
-        )
-    };
-}
-
-/// Asks for a quarter of a chunk's lines of `b`, well ahead.
-macro_rules! fetch_all {
-    ($chunk:literal, $part:literal) => {
-        concat!(
-            ".irp line, 0, 1, 2, 3, 4, 5, 6, 7\n",
-            "prefetcht0 byte ptr [{b} + {ahead} + 2048 * ",
-            $chunk,
-            " + 512 * ",
-            $part,
-            " + 64 * \\line]\n",
-            ".endr"
-        )
     };
 }
 

@@ -7,6 +7,7 @@
 use std::arch::asm;
 
 use super::amx::{AHEAD, TILE_ROWS};
+use super::amx_fetch::{fetch_all, fetch_named, fetch_next};
 use crate::micro::{Again, MicroSplit, SplitBlock};
 
 pub(crate) const MICRO: MicroSplit = MicroSplit {
@@ -39,79 +40,22 @@ unsafe fn run(block: &SplitBlock) {
     }
 }
 
-/// Asks for the next two lines that the block names, a chunk; chunks have four parts. Constants are named for the other
-/// way's sake.
-macro_rules! fetch_named {
-    ($parts:literal, 0) => {
-        "prefetcht1 byte ptr [{at}] # {ahead}"
-    };
-    ($parts:literal, 2) => {
-        "prefetcht1 byte ptr [{at} + {step}]"
-    };
-    ($parts:literal, 3) => {
-        "lea {at}, [{at} + 2 * {step}]"
-    };
-    ($parts:literal, $part:literal) => {
-        ""
-    };
-}
-
-/// Asks for sixteen lines a chunk of what the block names.
-macro_rules! fetch_next {
-    ($parts:literal, 3) => {
-        concat!(fetch_next!(@ 3), "add {at}, 1024 # {ahead}\n")
-    };
-    ($parts:literal, $part:literal) => {
-        fetch_next!(@ $part)
-    };
-    (@ $part:literal) => {
-        concat!(
-            ".irp line, 0, 1, 2, 3\n",
-            "prefetcht1 byte ptr [{at} + 256 * ",
-            $part,
-            " + 64 * \\line]\n",
-            ".endr\n"
-        )
-    };
-}
-
-/// Asks for a quarter of a chunk's lines of `b`, well ahead.
-macro_rules! fetch_all {
-    (1, $part:literal) => {
-        fetch_all!(@ "{b}", $part)
-    };
-    (2, $part:literal) => {
-        concat!(fetch_all!(@ "{b}", $part), fetch_all!(@ "{rest}", $part))
-    };
-    (@ $b:literal, $part:literal) => {
-        concat!(
-            ".irp line, 0, 1, 2, 3, 4, 5, 6, 7\n",
-            "prefetcht0 byte ptr [",
-            $b,
-            " + {ahead} + 512 * ",
-            $part,
-            " + 64 * \\line]\n",
-            ".endr\n"
-        )
-    };
-}
-
 /// Of a chunk all products of 32 rows: tiles 4 and 5 are `a`, 6 and 7 `b`.
 macro_rules! products {
     (1, $fetch:ident) => {
         concat!(
             "tileloadd tmm6, [{b} + {row}]\n",
             "tileloadd tmm4, [{a0} + {row} + 1024]\n",
-            $fetch!(1, 0),
+            $fetch!(0, 0),
             "\ntileloadd tmm7, [{b} + {row} + 1024]\n",
             "tdpbf16ps tmm0, tmm4, tmm6\n",
-            $fetch!(1, 1),
+            $fetch!(0, 1),
             "\ntileloadd tmm5, [{a1} + {row} + 1024]\n",
             "tdpbf16ps tmm1, tmm4, tmm7\n",
-            $fetch!(1, 2),
+            $fetch!(0, 2),
             "\ntdpbf16ps tmm2, tmm5, tmm6\n",
             "tileloadd tmm4, [{a0} + {row}]\n",
-            $fetch!(1, 3),
+            $fetch!(0, 3),
             "\ntdpbf16ps tmm3, tmm5, tmm7\n",
             "tileloadd tmm5, [{a1} + {row}]\n",
             "tdpbf16ps tmm0, tmm4, tmm6\n",
@@ -124,22 +68,22 @@ macro_rules! products {
         concat!(
             "tileloadd tmm6, [{rest} + {row}]\n",
             "tileloadd tmm4, [{a0} + {row}]\n",
-            $fetch!(2, 0),
+            $fetch!(rest, 0),
             "\ntileloadd tmm7, [{rest} + {row} + 1024]\n",
             "tdpbf16ps tmm0, tmm4, tmm6\n",
             "tileloadd tmm5, [{a1} + {row}]\n",
             "tdpbf16ps tmm1, tmm4, tmm7\n",
-            $fetch!(2, 1),
+            $fetch!(rest, 1),
             "\ntdpbf16ps tmm2, tmm5, tmm6\n",
             "tileloadd tmm6, [{b} + {row}]\n",
             "tdpbf16ps tmm3, tmm5, tmm7\n",
-            $fetch!(2, 2),
+            $fetch!(rest, 2),
             "\ntileloadd tmm7, [{b} + {row} + 1024]\n",
             "tdpbf16ps tmm0, tmm4, tmm6\n",
             "tdpbf16ps tmm1, tmm4, tmm7\n",
             "tileloadd tmm4, [{a0} + {row} + 1024]\n",
             "tdpbf16ps tmm2, tmm5, tmm6\n",
-            $fetch!(2, 3),
+            $fetch!(rest, 3),
             "\ntdpbf16ps tmm3, tmm5, tmm7\n",
             "tileloadd tmm5, [{a1} + {row} + 1024]\n",
             "tdpbf16ps tmm0, tmm4, tmm6\n",
@@ -155,13 +99,13 @@ macro_rules! products_of_16 {
     (1, $fetch:ident) => {
         concat!(
             "tileloadd tmm4, [{b} + {row}]\n",
-            $fetch!(1, 0),
+            $fetch!(0, 0),
             "\ntileloadd tmm3, [{a0} + {row} + 1024]\n",
-            $fetch!(1, 1),
+            $fetch!(0, 1),
             "\ntileloadd tmm5, [{b} + {row} + 1024]\n",
-            $fetch!(1, 2),
+            $fetch!(0, 2),
             "\ntileloadd tmm2, [{a0} + {row}]\n",
-            $fetch!(1, 3),
+            $fetch!(0, 3),
             "\ntdpbf16ps tmm0, tmm3, tmm4\n",
             "tdpbf16ps tmm1, tmm3, tmm5\n",
             "tdpbf16ps tmm0, tmm2, tmm4\n",
@@ -171,16 +115,16 @@ macro_rules! products_of_16 {
     (2, $fetch:ident) => {
         concat!(
             "tileloadd tmm2, [{a0} + {row}]\n",
-            $fetch!(2, 0),
+            $fetch!(rest, 0),
             "\ntileloadd tmm4, [{rest} + {row}]\n",
-            $fetch!(2, 1),
+            $fetch!(rest, 1),
             "\ntileloadd tmm5, [{rest} + {row} + 1024]\n",
             "tdpbf16ps tmm0, tmm2, tmm4\n",
-            $fetch!(2, 2),
+            $fetch!(rest, 2),
             "\ntileloadd tmm6, [{b} + {row}]\n",
             "tdpbf16ps tmm1, tmm2, tmm5\n",
             "tileloadd tmm7, [{b} + {row} + 1024]\n",
-            $fetch!(2, 3),
+            $fetch!(rest, 3),
             "\ntdpbf16ps tmm0, tmm2, tmm6\n",
             "tileloadd tmm3, [{a0} + {row} + 1024]\n",
             "tdpbf16ps tmm1, tmm2, tmm7\n",
@@ -190,7 +134,7 @@ macro_rules! products_of_16 {
     };
 }
 
-/// What sums begin with, `$more` being the tiles of the second 16 rows, and `a` of both.
+/// What the sums of 32 or of 16 rows begin with.
 macro_rules! begin {
     (32) => {
         concat!(

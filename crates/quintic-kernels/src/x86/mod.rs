@@ -1,6 +1,7 @@
 //! What is specific to x86-64: detection, and kernels written in its instructions.
 
 pub(crate) mod amx;
+mod amx_fetch;
 pub(crate) mod amx_parts;
 pub(crate) mod amx_split;
 pub(crate) mod avx2;
