@@ -271,6 +271,52 @@ fn parts_keep_all_of_f32() {
     });
 }
 
+/// What is not finite is never a finite number in the end, and stays in its row and its column.
+#[test]
+fn parts_of_what_is_not_finite() {
+    let (tokens, depth, columns) = (20, 40, 33);
+    let bad_values = [
+        f32::NAN,
+        -f32::NAN,
+        f32::from_bits(0x7fff_ffff),
+        f32::INFINITY,
+    ];
+    for_each_isa(|kernels| {
+        let storage = kernels.storage(Precision::F32, Element::F32);
+        let run = |w: &Weight, bad_token: Option<f32>| {
+            let packed = kernels.pack(Parts::Stacked(&[w.plain()]), depth, storage, None);
+            let mut x = kernels.operand(Precision::F32, tokens, depth);
+            fill(&mut x, 3);
+            if let Some(bad) = bad_token {
+                x.set(7, 11, bad);
+            }
+            let mut out = Stream::zeroed(tokens, columns);
+            kernels.linear(&x, &packed.in_parts(), Epilogue::Scale(1.0, &mut out));
+            out.values().to_vec()
+        };
+        let good = Weight::new(Element::F32, columns, depth, 4);
+        let expected = run(&good, None);
+        for bad in bad_values.into_iter().chain([f32::NEG_INFINITY]) {
+            let mut weight = Weight::new(Element::F32, columns, depth, 4);
+            let at = 5 * depth + 9;
+            weight.bytes[4 * at..][..4].copy_from_slice(&bad.to_le_bytes());
+            for (found, is_bad_row) in [(run(&good, Some(bad)), true), (run(&weight, None), false)]
+            {
+                for (at, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    let is_bad = match is_bad_row {
+                        true => at / columns == 7,
+                        false => at % columns == 5,
+                    };
+                    match is_bad {
+                        true => assert!(!found.is_finite(), "{} {bad} {at}", kernels.isa()),
+                        false => assert_eq!(found.to_bits(), expected.to_bits(), "{bad} {at}"),
+                    }
+                }
+            }
+        }
+    });
+}
+
 /// Every epilogue, with the sums that `Scale` shows as its input.
 #[test]
 fn epilogues_do_what_they_say() {
