@@ -126,11 +126,12 @@ pub(crate) struct Bf16Block {
     pub(crate) rows: usize,
     pub(crate) accumulate: bool,
     pub(crate) again: Again,
-    /// Nothing of it is asked for with [`Again::Memory`], sixteen lines a chunk with [`Again::Next`]; only by a kernel that [fetches](MicroBf16::fetches).
+    /// Nothing of it is asked for with [`Again::Memory`], sixteen lines a chunk with [`Again::Next`]; only by a kernel
+    /// that [fetches](MicroBf16::fetches).
     pub(crate) fetch: Fetch,
 }
 
-/// What is read again soon, and should be in the nearest cache.
+/// What is read again soon, and should be in the nearest cache, and what comes from memory meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Again {
     /// `b`, by the blocks that follow; `a` passes by.
